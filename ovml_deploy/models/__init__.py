@@ -1,0 +1,1 @@
+"""The PyTorch side: backbones, heads, and the checkpoints that hold them."""

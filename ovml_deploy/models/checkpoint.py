@@ -1,0 +1,228 @@
+"""Checkpoints: a head with a reference to its backbone, or everything in one file.
+
+The file is a ``torch.save`` of plain values and tensors, read with ``weights_only=True``:
+nothing in it can run code.
+"""
+
+import json
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovml_deploy.errors import CheckpointError
+from ovml_deploy.files import write_atomically
+from ovml_deploy.models.backbone import LOCAL_DIR, Backbone, BackboneSpec, model_config
+from ovml_deploy.models.heads import ZeroShotHead
+from ovml_deploy.models.official import is_official, load_official
+from ovml_deploy.models.qks import QKSConfig, QKSHead
+from ovml_deploy.models.tagging import TaggingModel
+
+FORMAT = "ovml-deploy/checkpoint"
+VERSION = 1
+
+_TEXT_FILES = (".json", ".txt", ".jinja")
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: TaggingModel,
+    *,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    include_backbone: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``model`` to ``path``, whole or not at all.
+
+    ``labels``: named label lists ("seen", "unseen"). ``include_backbone``: put the backbone's
+    configuration, tokenizer and weights inside; otherwise its files are named relative to the
+    checkpoint where they lie below its folder. ``extra``: plain values and tensors kept beside the
+    model (a trainer's state). Raises CheckpointError for a backbone that names no weights.
+    """
+    spec = model.backbone.spec.relative_to(Path(path).parent)
+    if not include_backbone and not spec.has_weights:
+        raise CheckpointError(
+            f"The backbone {spec.name!r} names no weights, so a reference to it would lose them. "
+            "Put it inside: include_backbone=True."
+        )
+    state = {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    files: dict[str, str] = {}
+    if include_backbone:
+        inner = model.backbone.model.state_dict()
+        state |= {f"backbone.{name}": value for name, value in inner.items()}
+        files = dict(model.backbone.files or _backbone_files(model.backbone))
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "head": {"kind": model.head.kind, "settings": model.head.settings()},
+        "backbone": asdict(spec),
+        "backbone_files": files,
+        "templates": list(model.templates),
+        "labels": {name: list(some) for name, some in (labels or {}).items()},
+        "state_dict": {name: value.detach().cpu().clone() for name, value in state.items()},
+        "extra": dict(extra or {}),
+    }
+    with write_atomically(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(
+    path: str | Path, backbone: str | None = None, pretrained: str | None = None
+) -> TaggingModel:
+    """Read a checkpoint of ours, or one of the official QKS release.
+
+    ``backbone`` and ``pretrained`` replace the reference in the file; an official checkpoint holds
+    its CLIP weights and needs ``backbone`` only, the name of their architecture.
+    Raises CheckpointError.
+    """
+    content = read_checkpoint(path)
+    if is_official(content):
+        return load_official(content, backbone, str(path))
+    spec = BackboneSpec(**content["backbone"]).found_from(Path(path).parent)
+    state: dict[str, Tensor] = content["state_dict"]
+    inner = _with_prefix(state, "backbone.")
+    if backbone is not None or pretrained is not None:
+        loaded = Backbone.load(BackboneSpec(backbone or spec.name, pretrained))
+    elif inner:
+        loaded = _embedded_backbone(spec, content["backbone_files"], inner)
+    else:
+        loaded = Backbone.load(spec)
+    head = build_head(content["head"]["kind"], content["head"]["settings"])
+    try:
+        head.load_state_dict(_with_prefix(state, "head."))
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: its head does not fit its own settings: {error}") from error
+    if isinstance(head, QKSHead) and (head.config.width, head.config.embed_dim) != (
+        loaded.width,
+        loaded.embed_dim,
+    ):
+        raise CheckpointError(
+            f"{path}: the head takes tokens of width {head.config.width} into "
+            f"{head.config.embed_dim} dimensions, but the backbone {loaded.spec.name!r} has "
+            f"{loaded.width} and {loaded.embed_dim}. Name the backbone it was trained on with "
+            "--backbone."
+        )
+    return TaggingModel(loaded, head, content["templates"]).eval()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return a checkpoint's content as plain values and tensors. Raises CheckpointError."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"There is no checkpoint at {str(path)!r}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{str(path)!r} holds Python objects besides tensors and plain values, and reading "
+            "them could run code, so it was refused. Save it again as a state dict: "
+            "torch.save(model.state_dict(), path)."
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, ValueError, KeyError...
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read as a checkpoint; it may be truncated: {error}"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{str(path)!r} holds a {type(content).__name__}, not a checkpoint of this project or "
+            "a state dict of the official QKS release."
+        )
+    if is_official(content):
+        return content
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{str(path)!r} is neither a checkpoint of this project nor a state dict of the "
+            "official QKS release (no 'query_tokens' in it)."
+        )
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{str(path)!r} has checkpoint version {content.get('version')!r}; this release reads "
+            f"version {VERSION}."
+        )
+    _check_content(content, path)
+    return content
+
+
+def build_head(kind: str, settings: Mapping[str, Any]) -> QKSHead | ZeroShotHead:
+    """Return an untrained head of a kind ("qks", "zero-shot") and settings."""
+    try:
+        if kind == QKSHead.kind:
+            return QKSHead(QKSConfig(**settings))
+        if kind == ZeroShotHead.kind:
+            return ZeroShotHead(**settings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"Bad settings of the {kind!r} head: {error}") from error
+    raise CheckpointError(f"Unknown head {kind!r}; this release knows 'qks' and 'zero-shot'.")
+
+
+def _backbone_files(backbone: Backbone) -> dict[str, str]:
+    """The text files from which open_clip can build the backbone again without its weights."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = model_config(backbone.spec.name)
+        text = dict(config["text_cfg"])
+        if backbone.text.hugging_face:
+            backbone.text.tower.config.save_pretrained(folder)
+            text["hf_model_name"] = "."
+        if hasattr(backbone.tokenizer, "save_pretrained"):
+            backbone.tokenizer.save_pretrained(folder)
+            text["hf_tokenizer_name"] = "."
+        described = {
+            "model_cfg": {**config, "text_cfg": text},
+            "preprocess_cfg": backbone.preprocessing.to_config(),
+        }
+        (folder / "open_clip_config.json").write_text(json.dumps(described))
+        return {f.name: f.read_text("utf-8") for f in folder.iterdir() if f.suffix in _TEXT_FILES}
+
+
+def _embedded_backbone(
+    spec: BackboneSpec, files: Mapping[str, str], state: Mapping[str, Tensor]
+) -> Backbone:
+    with tempfile.TemporaryDirectory() as name:
+        for file, text in files.items():
+            # Only text that is read as data; a tokenizer may bring .py files, which would run.
+            if Path(file).name != file or Path(file).suffix not in _TEXT_FILES:
+                raise CheckpointError(f"The checkpoint holds a file it should not: {file!r}.")
+            (Path(name) / file).write_text(text, "utf-8")
+        backbone = Backbone.load(BackboneSpec(LOCAL_DIR + name), load_weights=False)
+    try:
+        backbone.model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"The backbone does not fit its configuration: {error}") from error
+    backbone.spec, backbone.files = spec, files
+    return backbone
+
+
+def _check_content(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a file whose parts have other types than :func:`save_checkpoint` writes."""
+    head, spec = content.get("head"), content.get("backbone")
+    state, files = content.get("state_dict"), content.get("backbone_files")
+    fits = (
+        isinstance(head, dict)
+        and isinstance(head.get("kind"), str)
+        and isinstance(head.get("settings"), dict)
+        and isinstance(spec, dict)
+        and set(spec) == {"name", "pretrained"}
+        and isinstance(spec["name"], str)
+        and isinstance(spec["pretrained"], str | None)
+        and _is_dict_of(state, Tensor)
+        and _is_dict_of(files, str)
+        and isinstance(content.get("templates"), list)
+        and all(isinstance(template, str) for template in content["templates"])
+    )
+    if not fits:
+        raise CheckpointError(f"{str(path)!r} is damaged: parts of it are missing or misshapen.")
+
+
+def _is_dict_of(value: Any, kind: type) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(item, kind) for name, item in value.items()
+    )
+
+
+def _with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

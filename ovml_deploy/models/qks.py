@@ -1,0 +1,188 @@
+"""The QKS head: query tokens that share knowledge by attending to all image tokens.
+
+Source: "Query-Based Knowledge Sharing for Open-Vocabulary Multi-Label Classification",
+arXiv 2401.01181, and its official release. Module names follow that release, so its state
+dicts load as they are: a BERT-style post-norm stack with cross-attention in every layer.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovml_deploy.models.heads import Head
+
+_LAYER_NORM_EPS = 1e-12
+_INIT_STD = 0.02
+
+
+@dataclass(frozen=True)
+class QKSConfig:
+    """Sizes of a QKS head. The defaults are the paper's for NUS-WIDE on CLIP ViT-B/16."""
+
+    width: int = 768
+    embed_dim: int = 512
+    layers: int = 7
+    queries: int = 12
+    attention_heads: int = 12
+    intermediate: int = 3072
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.attention_heads < 1 or self.width % self.attention_heads:
+            raise ValueError(
+                f"width {self.width} is not divisible by attention_heads {self.attention_heads}; "
+                "choose a divisor"
+            )
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, config: QKSConfig) -> None:
+        super().__init__()
+        self.heads = config.attention_heads
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.dropout = config.dropout
+
+    def forward(self, hidden: Tensor, source: Tensor) -> Tensor:
+        attended = F.scaled_dot_product_attention(
+            self._split(self.query(hidden)),
+            self._split(self.key(source)),
+            self._split(self.value(source)),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return attended.transpose(1, 2).flatten(2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class _Output(nn.Module):
+    """Dense, dropout, residual, LayerNorm: the post-norm end of every BERT sub-layer."""
+
+    def __init__(self, inner: int, config: QKSConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inner, config.width)
+        self.LayerNorm = nn.LayerNorm(config.width, eps=_LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: QKSConfig) -> None:
+        super().__init__()
+        self.self = _SelfAttention(config)
+        self.output = _Output(config.width, config)
+
+    def forward(self, hidden: Tensor, source: Tensor) -> Tensor:
+        return self.output(self.self(hidden, source), hidden)
+
+
+class _Intermediate(nn.Module):
+    def __init__(self, config: QKSConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.intermediate)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.gelu(self.dense(hidden))
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: QKSConfig) -> None:
+        super().__init__()
+        self.attention = _Attention(config)
+        self.crossattention = _Attention(config)
+        self.intermediate_query = _Intermediate(config)
+        self.output_query = _Output(config.intermediate, config)
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        queries = self.attention(queries, queries)
+        queries = self.crossattention(queries, tokens)
+        return self.output_query(self.intermediate_query(queries), queries)
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: QKSConfig) -> None:
+        super().__init__()
+        self.LayerNorm = nn.LayerNorm(config.width, eps=_LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        return self.dropout(self.LayerNorm(queries))
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: QKSConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.layers))
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        for layer in self.layer:
+            queries = layer(queries, tokens)
+        return queries
+
+
+class _Net(nn.Module):
+    def __init__(self, config: QKSConfig) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(config)
+        self.encoder = _Encoder(config)
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        return self.encoder(self.embeddings(queries), tokens)
+
+
+class QKSHead(Head):
+    """Image tokens ``[B, N, W]`` -> query features ``[B, M, D]``; a label matches its best query.
+
+    Source: arXiv 2401.01181, section 3 (query tokens, knowledge extraction, prompt pool).
+    """
+
+    kind = "qks"
+    consumes = "tokens"
+    activation = "sigmoid"
+    normalises_labels = False
+
+    def __init__(self, config: QKSConfig, projection: Tensor | None = None) -> None:
+        """Start from ``projection [W, D]`` (the backbone's own) where it is given."""
+        super().__init__()
+        self.config = config
+        self.query_tokens = nn.Parameter(torch.empty(1, config.queries, config.width))
+        self.net = _Net(config)
+        self.proj = nn.Parameter(torch.empty(config.width, config.embed_dim))
+        self._initialise(projection)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return query features ``[B, M, D]`` (float32, not normalised) of tokens ``[B, N, W]``."""
+        queries = self.query_tokens.expand(tokens.shape[0], -1, -1)
+        return self.net(queries, tokens) @ self.proj
+
+    def match(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and the winning query's index, both ``[B, K]``.
+
+        ``features`` is ``[B, M, D]``, ``labels`` ``[K, D]``; logit = max over queries of the
+        dot product.
+        """
+        similarities = features @ labels.T
+        logits, winners = similarities.max(dim=1)
+        return logits, winners
+
+    def settings(self) -> dict[str, int | float]:
+        """Return the head's sizes as plain values, for a checkpoint."""
+        return asdict(self.config)
+
+    def _initialise(self, projection: Tensor | None) -> None:
+        for module in self.net.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=_INIT_STD)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.query_tokens, std=_INIT_STD)
+        with torch.no_grad():
+            if projection is None:
+                nn.init.normal_(self.proj, std=self.config.width**-0.5)
+            else:
+                self.proj.copy_(projection)
