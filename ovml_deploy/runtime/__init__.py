@@ -1,0 +1,1 @@
+"""The torch-free runtime: bundles, preprocessing, vocabularies, backends and the Tagger."""

@@ -1,0 +1,185 @@
+"""The bundle: the exported folder, checked before anything in it is used (DESIGN §4)."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ovml_deploy.errors import BundleError
+from ovml_deploy.files import sha256_file
+from ovml_deploy.runtime.preprocessing import Preprocessing
+
+FORMAT = "ovml-deploy/bundle"
+VERSION = 1
+
+MANIFEST = "bundle.json"
+ENCODER = "encoder.onnx"
+MATCHER = "matcher.onnx"
+TEXT_ENCODER = "text_encoder.onnx"
+TOKENIZER = "tokenizer.json"
+GOLDEN = "golden.safetensors"
+VOCABULARIES = "vocabularies"
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How labels become token ids.
+
+    ``clean``: open_clip's text cleaning ("lower", "whitespace", "canonicalize").
+    ``any_length``: ids may be cut to the longest text of a batch; otherwise they are padded to
+    ``context_length``. ``needs_mask``: the graph takes ``attention_mask`` as its second input.
+    """
+
+    context_length: int
+    any_length: bool
+    needs_mask: bool
+    pad_id: int
+    clean: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. Files are checked against their SHA-256 when they are asked for."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, engine: str | Path) -> "Bundle":
+        """Open a bundle folder, or the folder of a file in one. Raises BundleError."""
+        path = Path(engine)
+        folder = path.parent if path.is_file() else path
+        manifest_path = folder / MANIFEST
+        if not manifest_path.is_file():
+            raise BundleError(
+                f"{str(engine)!r} is not a bundle: there is no {MANIFEST} in it. Make one with "
+                "'python -m export.onnx --ckpt qks.pt --out build/qks'."
+            )
+        try:
+            manifest = json.loads(manifest_path.read_text("utf-8"))
+        except ValueError as error:
+            raise BundleError(
+                f"{manifest_path} is damaged ({error}). Export the bundle again."
+            ) from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise BundleError(f"{manifest_path} does not describe a bundle of this project.")
+        if manifest.get("version") != VERSION:
+            raise BundleError(
+                f"{manifest_path} has bundle version {manifest.get('version')!r}; this release reads "
+                f"version {VERSION}. Export the bundle again."
+            )
+        bundle = cls(folder.resolve(), manifest)
+        bundle._check_manifest()
+        return bundle
+
+    @property
+    def head(self) -> str:
+        """The kind of head: "qks" or "zero-shot"."""
+        return str(self.manifest["head"]["kind"])
+
+    @property
+    def activation(self) -> str:
+        """What turns logits into scores: "sigmoid" or "softmax"."""
+        return str(self.manifest["head"]["activation"])
+
+    @property
+    def normalises_labels(self) -> bool:
+        """Whether prompts and their mean are brought to unit norm."""
+        return bool(self.manifest["head"]["normalises_labels"])
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of label embeddings and features."""
+        return int(self.manifest["dims"]["embedding"])
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The prompt pool of the bundle's label embeddings."""
+        return tuple(self.manifest["templates"])
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """The backbone's own image preprocessing."""
+        return Preprocessing.from_config(self.manifest["preprocessing"])
+
+    @cached_property
+    def text(self) -> TextSettings:
+        """How labels become token ids."""
+        return TextSettings(**self.manifest["text"])
+
+    @cached_property
+    def text_hash(self) -> str:
+        """Names the text encoder: its graph, tokenizer and settings (16 hexadecimal digits)."""
+        files = self.manifest["files"]
+        parts = [files[TEXT_ENCODER]["sha256"], files[TOKENIZER]["sha256"], self.manifest["text"]]
+        return _short_hash(parts)
+
+    @cached_property
+    def prompt_hash(self) -> str:
+        """Names the prompt pool and how it is averaged (16 hexadecimal digits)."""
+        return _short_hash([list(self.templates), self.normalises_labels])
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of the bundle after checking its SHA-256.
+
+        Raises BundleError where it is missing, changed, or outside the bundle.
+        """
+        listed = self.manifest["files"].get(name)
+        if listed is None:
+            raise BundleError(f"{self.path} lists no file {name!r}. Export the bundle again.")
+        path = self.inside(name)
+        if not path.is_file():
+            raise BundleError(
+                f"{path} is missing. Copy the whole bundle folder, or export it again."
+            )
+        if sha256_file(path) != listed["sha256"]:
+            raise BundleError(
+                f"{path} was changed after export: its SHA-256 is not the one in {MANIFEST}. "
+                "Copy the bundle again, or export it again."
+            )
+        return path
+
+    def inside(self, name: str) -> Path:
+        """Return a path below the bundle's folder. Raises BundleError for one that climbs out."""
+        path = (self.path / name).resolve()
+        if not path.is_relative_to(self.path):
+            raise BundleError(
+                f"The bundle {self.path} names {name!r}, which lies outside it. Do not use this bundle."
+            )
+        return path
+
+    def vocabulary_names(self) -> list[str]:
+        """Return the names of the vocabularies stored in the bundle."""
+        return sorted(p.stem for p in (self.path / VOCABULARIES).glob("*.safetensors"))
+
+    @property
+    def default_vocabulary(self) -> str | None:
+        """The vocabulary used where none is named."""
+        name = self.manifest.get("default_vocabulary")
+        return None if name is None else str(name)
+
+    def _check_manifest(self) -> None:
+        try:
+            for name in self.manifest["files"]:
+                self.inside(name)
+            missing = {ENCODER, MATCHER, TEXT_ENCODER, TOKENIZER, GOLDEN} - set(
+                self.manifest["files"]
+            )
+            if missing:
+                raise BundleError(f"{self.path} lists no {', '.join(sorted(missing))}.")
+            _ = (self.head, self.embed_dim, self.templates, self.preprocessing, self.text)
+            activation = self.activation
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise BundleError(
+                f"{self.path / MANIFEST} is incomplete ({type(error).__name__}: {error}). "
+                "Export the bundle again."
+            ) from error
+        if activation not in ("sigmoid", "softmax"):
+            raise BundleError(f"{self.path / MANIFEST} has an unknown activation {activation!r}.")
+
+
+def _short_hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

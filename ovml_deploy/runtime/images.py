@@ -1,0 +1,155 @@
+"""Opens images that nobody vouches for: upright, RGB, and never larger than memory allows."""
+
+import io
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ovml_deploy.errors import ImageError
+
+#: What ``Tagger.tag`` takes: a path, encoded bytes, a file, a PIL image, or an RGB array
+#: (uint8 ``[H, W, 3]``).
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
+
+#: Pillow's own limit, above which it warns: changing its warnings is not safe between threads.
+MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+MAX_BYTES = 256 * 1024 * 1024
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Return an image as upright RGB: EXIF rotation applied, 16 bits scaled to 8, alpha dropped.
+
+    Of an animation, the first frame. Raises ImageError naming the source and the remedy.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    name = describe(source)
+    try:
+        if isinstance(source, Image.Image):
+            _check_pixels(source, name)
+            return _to_rgb(source, name)
+        with Image.open(_readable(source, name)) as image:
+            _check_pixels(image, name)
+            if image.format == "EPS":  # Pillow would hand it to Ghostscript
+                raise ImageError(f"{name}: PostScript is a program, not an image. Save it as PNG.")
+            return _to_rgb(image, name)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: there is no such file.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: {_too_large(str(error))}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image that can be read{_looks_like(source)}.") from error
+    except OSError as error:
+        raise ImageError(
+            f"{name}: cannot be read ({error}). If it is truncated, fetch it again."
+        ) from error
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        raise ImageError(f"{name}: damaged image ({type(error).__name__}: {error}).") from error
+
+
+def describe(source: ImageSource) -> str:
+    """Return a short name of an image source for messages and results."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, Image.Image):
+        size = f"{source.width}x{source.height}"
+        return getattr(source, "filename", "") or f"<{source.mode} image {size}>"
+    if isinstance(source, np.ndarray):
+        return f"<array {'x'.join(map(str, source.shape))}>"
+    return str(getattr(source, "name", "<stream>"))
+
+
+def _readable(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Path | BinaryIO:
+    if isinstance(source, bytes):
+        _check_bytes(len(source), name)
+        return io.BytesIO(source)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{name}: is a folder, not an image.")
+        size = path.stat().st_size
+        if size == 0:
+            raise ImageError(f"{name}: is empty (0 bytes).")
+        _check_bytes(size, name)
+        return path
+    if not hasattr(source, "read"):
+        raise ImageError(
+            f"An image is a path, bytes, an open binary file, a PIL image or an array, not "
+            f"{type(source).__name__}."
+        )
+    return source
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size > MAX_BYTES:
+        raise ImageError(f"{name}: {size:,} bytes; at most {MAX_BYTES:,} are read.")
+
+
+def _check_pixels(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{name}: {_too_large(f'{image.width}x{image.height}')}")
+    if image.width * image.height == 0:
+        raise ImageError(f"{name}: has no pixels ({image.width}x{image.height}).")
+
+
+def _too_large(size: str) -> str:
+    return f"too many pixels ({size}); at most {MAX_PIXELS:,} are decoded. Scale it down first."
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _SIXTEEN_BIT or upright.mode == "I":
+        return _from_integers(upright, name)
+    if upright.mode == "F":
+        raise ImageError(f"{name}: float pixels have no known range. Save it as 8-bit RGB.")
+    # Copied even when it is RGB already, so that a caller's image is never shared.
+    return upright.convert("RGB") if upright.mode != "RGB" else upright.copy()
+
+
+def _from_integers(image: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"{name}: integer pixels from {values.min()} to {values.max()} exceed 16 bits. "
+            "Save it as 8-bit RGB."
+        )
+    # 65535 = 255 * 257, rounded to nearest
+    eight_bit = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return Image.fromarray(eight_bit).convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise ImageError(
+            f"An array must be uint8 [H, W, 3] in RGB order; this is {array.dtype} "
+            f"{list(array.shape)}."
+        )
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(_too_large(f"{array.shape[1]}x{array.shape[0]}"))
+    return Image.fromarray(array)
+
+
+def _looks_like(source: ImageSource) -> str:
+    """Name the usual impostor: a web page saved under an image's name."""
+    if isinstance(source, bytes):
+        start = source[:256]
+    elif isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            start = file.read(256)
+    else:
+        return ""
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+        return " (it is an HTML page; the download probably failed)"
+    if text.startswith((b"<svg", b"<?xml")):
+        return " (it is SVG or XML; render it to PNG first)"
+    return ""

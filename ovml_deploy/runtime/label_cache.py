@@ -1,0 +1,83 @@
+"""Label embeddings kept on disk, so that a label is encoded once per text encoder and prompt pool.
+
+SQLite keeps the file whole through kills and lets several processes share it. The cache only
+saves time: when it cannot be used, labels are encoded again and a warning says why.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 500  # below SQLite's limit on variables in one statement
+
+
+def cache_folder() -> Path:
+    """Return ``$OVML_CACHE``, or ``ovml-deploy`` in the user's cache folder."""
+    chosen = os.environ.get("OVML_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ovml-deploy"
+
+
+class LabelCache:
+    """Embeddings ``[D]`` (float32) by label, for one text encoder and one prompt pool."""
+
+    def __init__(self, text_hash: str, prompt_hash: str, folder: Path | None = None) -> None:
+        name = f"{text_hash}-{prompt_hash}.sqlite"
+        self.path = (folder or cache_folder()) / "labels" / name
+
+    def get(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the embeddings of those labels that are known."""
+        found: dict[str, np.ndarray] = {}
+        if not self.path.exists():
+            return found
+        try:
+            with self._connection() as connection:
+                for start in range(0, len(labels), _AT_ONCE):
+                    some = labels[start : start + _AT_ONCE]
+                    marks = ",".join("?" * len(some))
+                    rows = connection.execute(
+                        f"SELECT label, embedding FROM labels WHERE label IN ({marks})", some
+                    )
+                    found.update((row[0], np.frombuffer(row[1], dtype="<f4")) for row in rows)
+        except (sqlite3.Error, OSError, ValueError) as error:
+            self._warn("read", error)
+            return {}
+        return found
+
+    def put(self, embeddings: Mapping[str, np.ndarray]) -> None:
+        """Remember embeddings; a failure is a warning."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._connection() as connection, connection:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO labels VALUES (?, ?)",
+                    ((label, row.astype("<f4").tobytes()) for label, row in embeddings.items()),
+                )
+        except (sqlite3.Error, OSError) as error:
+            self._warn("written", error)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=30)) as connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS labels (label TEXT PRIMARY KEY, embedding BLOB NOT NULL)"
+            )
+            yield connection
+
+    def _warn(self, verb: str, error: Exception) -> None:
+        logger.warning(
+            "The label cache %s cannot be %s (%s); labels are encoded anew. "
+            "Set OVML_CACHE to another folder.",
+            self.path,
+            verb,
+            error,
+        )

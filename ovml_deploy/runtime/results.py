@@ -1,0 +1,77 @@
+"""What tagging returns, and how logits become tags."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from ovml_deploy.runtime.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One label of one image. ``query``: the index of the feature that matched it best."""
+
+    label: str
+    score: float
+    logit: float
+    query: int
+
+
+@dataclass(frozen=True)
+class TagResult(Sequence[Tag]):
+    """The tags of one image, best first, all from one vocabulary; or what went wrong with it."""
+
+    source: str
+    tags: tuple[Tag, ...]
+    vocabulary_id: str
+    error: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.tags)
+
+    def __iter__(self) -> Iterator[Tag]:
+        return iter(self.tags)
+
+    @overload
+    def __getitem__(self, index: int) -> Tag: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tag]: ...
+    def __getitem__(self, index: int | slice) -> Tag | Sequence[Tag]:
+        return self.tags[index]
+
+
+def scores_of(logits: np.ndarray, activation: str) -> np.ndarray:
+    """Logits ``[..., K]`` -> scores in [0, 1]: "sigmoid" label by label, "softmax" over labels."""
+    logits = np.asarray(logits, dtype=np.float64)
+    if activation == "softmax":
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))  # a sigmoid that cannot overflow
+
+
+def select_tags(
+    logits: np.ndarray,
+    winners: np.ndarray,
+    vocabulary: Vocabulary,
+    activation: str,
+    top_k: int | None,
+    threshold: float | None,
+) -> tuple[Tag, ...]:
+    """Return an image's tags, best first, from its logits and winners ``[K]``.
+
+    ``top_k`` keeps at most so many, ``threshold`` those whose score reaches it.
+    """
+    count = len(vocabulary) if top_k is None else min(top_k, len(vocabulary))
+    scores = scores_of(logits, activation)
+    if count < len(vocabulary):
+        best = np.argpartition(-logits, count - 1)[:count]
+    else:
+        best = np.arange(len(vocabulary))
+    best = best[np.lexsort((best, -logits[best]))]  # ties in vocabulary order
+    return tuple(
+        Tag(vocabulary.labels[i], float(scores[i]), float(logits[i]), int(winners[i]))
+        for i in best
+        if threshold is None or scores[i] >= threshold
+    )

@@ -1,0 +1,82 @@
+"""Runs a bundle's golden inputs, to see that a backend gives what PyTorch gave."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from ovml_deploy.errors import DeviceError
+from ovml_deploy.runtime.backends import AUTO, Backend, Graph, create_backend
+from ovml_deploy.runtime.bundle import ENCODER, GOLDEN, MATCHER, Bundle
+from ovml_deploy.runtime.text_encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far one output is from PyTorch fp32 on the golden inputs, and how far it may be."""
+
+    output: str
+    relative_error: float
+    tolerance: float
+
+
+def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
+    """Return max |value - reference| / max |reference|; infinite where a value is not finite."""
+    if value.shape != reference.shape or not np.isfinite(value).all():
+        return float("inf")
+    scale = max(float(np.abs(reference).max()), 1e-12)
+    return float(np.abs(value.astype(np.float64) - reference).max() / scale)
+
+
+def check_golden(
+    bundle: Bundle, backend: Backend, encoder: Graph, matcher: Graph, images: int | None = None
+) -> list[Agreement]:
+    """Run golden images (the first ``images``, or all) through encoder and matcher.
+
+    Raises DeviceError where two different images give the same features, or where features or
+    logits miss PyTorch's by more than the backend's tolerance.
+    """
+    golden = load_file(bundle.file(GOLDEN))
+    pixels = golden["pixels"][:images]
+    features = encoder({"pixels": pixels})["features"]
+    logits = matcher({"features": features, "labels": golden["labels"]})["logits"]
+    if np.allclose(features[0], features[1]):
+        raise DeviceError(
+            f"{backend.description} gives two different images the same features; it is not used. "
+            "Choose another --device."
+        )
+    outputs = {"features": features, "logits": logits}
+    return [
+        _agreement(bundle, backend, name, value, golden[name][: len(pixels)])
+        for name, value in outputs.items()
+    ]
+
+
+def verify(engine: str | Path, device: str = AUTO) -> list[Agreement]:
+    """Run all golden inputs of a bundle, texts included, on a device.
+
+    Raises BundleError or DeviceError where it does not agree with PyTorch.
+    """
+    bundle, backend = Bundle.open(engine), create_backend(device)
+    encoder, matcher = backend.load(bundle.file(ENCODER)), backend.load(bundle.file(MATCHER))
+    found = check_golden(bundle, backend, encoder, matcher)
+    with safe_open(bundle.file(GOLDEN), framework="numpy") as golden:
+        prompts = golden.metadata()["prompts"].split("\n")
+        expected = golden.get_tensor("text_features")
+    texts = TextEncoder(bundle, backend).features(prompts)
+    return [*found, _agreement(bundle, backend, "text_features", texts, expected)]
+
+
+def _agreement(
+    bundle: Bundle, backend: Backend, output: str, value: np.ndarray, reference: np.ndarray
+) -> Agreement:
+    error = relative_error(value, reference)
+    if error > backend.tolerance:
+        raise DeviceError(
+            f"{backend.description} does not reproduce PyTorch on {bundle.path}: {output} has a "
+            f"relative error of {error:.1e}, allowed is {backend.tolerance:.0e}. It is not used; "
+            "choose another --device."
+        )
+    return Agreement(output, error, backend.tolerance)

@@ -1,0 +1,265 @@
+"""The Tagger: images in, tags out, with a vocabulary that can be swapped at any moment."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar, cast
+
+import numpy as np
+
+from ovml_deploy.errors import ImageError, UsageError, VocabularyError
+from ovml_deploy.runtime.backends import AUTO, Backend, Graph, create_backend
+from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
+from ovml_deploy.runtime.images import ImageSource, describe, open_image
+from ovml_deploy.runtime.labels import read_labels
+from ovml_deploy.runtime.results import TagResult, select_tags
+from ovml_deploy.runtime.selfcheck import check_golden
+from ovml_deploy.runtime.text_encoder import Progress, TextEncoder
+from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
+
+#: What ``use_vocabulary`` takes: labels, a vocabulary, a label file or vocabulary file, or the name
+#: of a vocabulary in the bundle.
+VocabularySource = Vocabulary | Sequence[str] | str | Path
+
+_SELF_CHECK_IMAGES = 2
+
+_Item = TypeVar("_Item")
+
+
+class Tagger:
+    """Tags images with a bundle. All methods may be called from many threads at once.
+
+    A call reads the current vocabulary once, so that every result comes from one vocabulary,
+    whose id it carries, however often the vocabulary is swapped meanwhile.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, encoder: Graph, matcher: Graph) -> None:
+        """Use :meth:`load`."""
+        self.bundle = bundle
+        self.backend = backend
+        self._encoder = encoder
+        self._matcher = matcher
+        self._text_encoder: TextEncoder | None = None
+        self._text_lock = Lock()
+        self._vocabulary: Vocabulary | None = None
+
+    @classmethod
+    def load(
+        cls,
+        engine: str | Path,
+        device: str = AUTO,
+        vocabulary: VocabularySource | None = None,
+    ) -> "Tagger":
+        """Open a bundle on a device, check it on the golden inputs, and choose a vocabulary.
+
+        ``engine``: a bundle folder or a file in one. Without ``vocabulary`` the bundle's default is
+        used, if it has one. Raises BundleError, DeviceError, VocabularyError, LabelError.
+        """
+        bundle = Bundle.open(engine)
+        backend = create_backend(device)
+        encoder = backend.load(bundle.file(ENCODER))
+        matcher = backend.load(bundle.file(MATCHER))
+        check_golden(bundle, backend, encoder, matcher, _SELF_CHECK_IMAGES)
+        tagger = cls(bundle, backend, encoder, matcher)
+        if vocabulary is not None:
+            tagger.use_vocabulary(vocabulary)
+        elif bundle.default_vocabulary is not None:
+            tagger.use_vocabulary(load_named(bundle, bundle.default_vocabulary))
+        return tagger
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary now in use. Raises VocabularyError where there is none."""
+        current = self._vocabulary
+        if current is None:
+            raise VocabularyError(
+                "No vocabulary is in use. Call use_vocabulary([...]), or pass --vocab labels.txt."
+            )
+        return current
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder, loaded when first needed."""
+        with self._text_lock:
+            if self._text_encoder is None:
+                self._text_encoder = TextEncoder(self.bundle, self.backend)
+            return self._text_encoder
+
+    def use_vocabulary(
+        self, source: VocabularySource, progress: Progress | None = None
+    ) -> Vocabulary:
+        """Swap the vocabulary and return it. The swap is atomic, also while others are tagging.
+
+        Raises LabelError or VocabularyError; then the old vocabulary stays in use.
+        """
+        vocabulary = self.make_vocabulary(source, progress)
+        vocabulary.check_fits(self.bundle)
+        self._vocabulary = vocabulary
+        return vocabulary
+
+    def make_vocabulary(
+        self, source: VocabularySource, progress: Progress | None = None
+    ) -> Vocabulary:
+        """Return the vocabulary that ``source`` stands for, without using it."""
+        if isinstance(source, Vocabulary):
+            return source
+        if isinstance(source, (str, Path)):
+            path = Path(source)
+            if path.suffix == ".safetensors":
+                return Vocabulary.load(path)
+            if path.is_file() or path.suffix or not isinstance(source, str):
+                return self.text_encoder.vocabulary(read_labels(path), path.stem, progress)
+            return load_named(self.bundle, source)
+        return self.text_encoder.vocabulary(source, progress=progress)
+
+    def tag(
+        self,
+        image: ImageSource,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+        vocabulary: Vocabulary | None = None,
+    ) -> TagResult:
+        """Return an image's tags, best first: at most ``top_k``, with a score of ``threshold``.
+
+        Raises ImageError where the image cannot be read.
+        """
+        _check_selection(top_k, threshold)
+        chosen = self._choose(vocabulary)
+        pixels = self._pixels(image)
+        return self._tag_batch([describe(image)], [pixels], chosen, top_k, threshold)[0]
+
+    def tag_many(
+        self,
+        images: Iterable[ImageSource],
+        top_k: int | None = 5,
+        threshold: float | None = None,
+        vocabulary: Vocabulary | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[TagResult]:
+        """Yield a result for each image, in order, reading ahead on threads.
+
+        A bad image gives a result with ``error`` set and no tags; it never ends the run. Each batch
+        uses the vocabulary of the moment unless ``vocabulary`` is given.
+        """
+        _check_selection(top_k, threshold)
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+        return self._tag_many(images, top_k, threshold, vocabulary, batch_size)
+
+    def encode(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
+        """Return features ``[B, M, D]`` (float32) of one image or a list of them.
+
+        They do not depend on the vocabulary: keep them and :meth:`match` them later. Raises
+        ImageError for the first image that cannot be read.
+        """
+        batch = images if isinstance(images, (list, tuple)) else [cast(ImageSource, images)]
+        return self._encode([self._pixels(image) for image in batch])
+
+    def match(self, features: np.ndarray, vocabulary: Vocabulary | None = None) -> np.ndarray:
+        """Return logits ``[B, K]`` of features ``[B, M, D]`` (or ``[M, D]`` of one image)."""
+        return self._match(features, self._choose(vocabulary))[0]
+
+    def _tag_many(
+        self,
+        images: Iterable[ImageSource],
+        top_k: int | None,
+        threshold: float | None,
+        vocabulary: Vocabulary | None,
+        batch_size: int,
+    ) -> Iterator[TagResult]:
+        for batch in _batches(self._read_ahead(images, 2 * batch_size), batch_size):
+            chosen = self._choose(vocabulary)
+            good = [(name, pixels) for name, pixels in batch if isinstance(pixels, np.ndarray)]
+            names, arrays = [name for name, _ in good], [pixels for _, pixels in good]
+            tagged = iter(self._tag_batch(names, arrays, chosen, top_k, threshold))
+            for name, pixels in batch:
+                if isinstance(pixels, np.ndarray):
+                    yield next(tagged)
+                else:
+                    yield TagResult(name, (), chosen.id, str(pixels))
+
+    def _read_ahead(
+        self, images: Iterable[ImageSource], ahead: int
+    ) -> Iterator[tuple[str, np.ndarray | ImageError]]:
+        """Decode on threads, at most ``ahead`` images before the reader; keep the order."""
+        pending: deque[tuple[str, Future[np.ndarray | ImageError]]] = deque()
+        source = iter(images)
+        with ThreadPoolExecutor(available_cpus(), thread_name_prefix="ovml-decode") as pool:
+            try:
+                while True:
+                    for image in islice(source, ahead - len(pending)):
+                        pending.append((describe(image), pool.submit(self._try_pixels, image)))
+                    if not pending:
+                        return
+                    name, future = pending.popleft()
+                    yield name, future.result()
+            finally:
+                for _, future in pending:
+                    future.cancel()
+
+    def _try_pixels(self, image: ImageSource) -> np.ndarray | ImageError:
+        try:
+            return self._pixels(image)
+        except ImageError as error:
+            return error
+
+    def _pixels(self, image: ImageSource) -> np.ndarray:
+        return self.bundle.preprocessing(open_image(image))
+
+    def _tag_batch(
+        self,
+        names: Sequence[str],
+        pixels: Sequence[np.ndarray],
+        vocabulary: Vocabulary,
+        top_k: int | None,
+        threshold: float | None,
+    ) -> list[TagResult]:
+        if not names:
+            return []
+        logits, winners = self._match(self._encode(pixels), vocabulary)
+        activation = self.bundle.activation
+        return [
+            TagResult(
+                name,
+                select_tags(row, won, vocabulary, activation, top_k, threshold),
+                vocabulary.id,
+            )
+            for name, row, won in zip(names, logits, winners, strict=True)
+        ]
+
+    def _encode(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        return self._encoder({"pixels": np.stack(pixels)})["features"]
+
+    def _match(self, features: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+        features = np.asarray(features, dtype=np.float32)
+        if features.ndim == 2:
+            features = features[None]
+        if features.ndim != 3 or features.shape[2] != self.bundle.embed_dim:
+            raise UsageError(
+                f"Features must be [B, M, {self.bundle.embed_dim}]; these are {list(features.shape)}."
+            )
+        outputs = self._matcher({"features": features, "labels": vocabulary.embeddings})
+        return outputs["logits"], outputs["winners"]
+
+    def _choose(self, vocabulary: Vocabulary | None) -> Vocabulary:
+        if vocabulary is None:
+            return self.vocabulary
+        vocabulary.check_fits(self.bundle)
+        return vocabulary
+
+
+def _check_selection(top_k: int | None, threshold: float | None) -> None:
+    if top_k is not None and top_k < 1:
+        raise UsageError(f"top_k is {top_k}; it must be at least 1.")
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise UsageError(f"threshold is {threshold}; scores lie between 0 and 1.")
+
+
+def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch

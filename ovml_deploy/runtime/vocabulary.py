@@ -1,0 +1,139 @@
+"""A vocabulary: an immutable, ordered list of labels with their embeddings."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ovml_deploy.errors import LabelError, VocabularyError
+from ovml_deploy.files import write_atomically
+from ovml_deploy.runtime.bundle import VOCABULARIES, Bundle
+from ovml_deploy.runtime.labels import check_labels
+
+_FORMAT = "ovml-deploy/vocabulary"
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Labels and their embeddings ``[K, D]`` (float32), made by one text encoder and prompt pool.
+
+    Nothing in it can be changed; to change the words, make another one and swap it in.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    embeddings: np.ndarray
+    text_hash: str
+    prompt_hash: str
+
+    def __post_init__(self) -> None:
+        labels = check_labels(self.labels)
+        embeddings = np.ascontiguousarray(self.embeddings, dtype=np.float32)
+        if embeddings.ndim != 2 or embeddings.shape[0] != len(labels):
+            raise VocabularyError(
+                f"{len(labels)} labels need embeddings [{len(labels)}, D]; these are "
+                f"{list(embeddings.shape)}."
+            )
+        if not np.isfinite(embeddings).all():
+            raise VocabularyError(
+                f"The vocabulary {self.name!r} holds embeddings that are not finite."
+            )
+        if embeddings is self.embeddings:
+            embeddings = embeddings.copy()
+        embeddings.flags.writeable = False
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "embeddings", embeddings)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def id(self) -> str:
+        """Names this content: labels, embeddings and what made them (16 hexadecimal digits)."""
+        digest = hashlib.sha256(
+            json.dumps([self.labels, self.text_hash, self.prompt_hash]).encode()
+        )
+        digest.update(self.embeddings.data)
+        return digest.hexdigest()[:16]
+
+    def check_fits(self, bundle: Bundle) -> None:
+        """Raise VocabularyError where another text encoder or prompt pool made this vocabulary."""
+        for what, mine, theirs in (
+            ("text encoder", self.text_hash, bundle.text_hash),
+            ("prompt pool", self.prompt_hash, bundle.prompt_hash),
+        ):
+            if mine != theirs:
+                raise VocabularyError(
+                    f"The vocabulary {self.name!r} was made for another {what} ({mine}, not {theirs}). "
+                    f"Build it again: ovml-deploy vocab build labels.txt --engine {bundle.path}"
+                )
+        if self.embeddings.shape[1] != bundle.embed_dim:
+            raise VocabularyError(
+                f"The vocabulary {self.name!r} has {self.embeddings.shape[1]} dimensions, the bundle "
+                f"{bundle.embed_dim}."
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write a ``.safetensors`` file, whole or not at all. Raises VocabularyError."""
+        metadata = {
+            "format": _FORMAT,
+            "labels": json.dumps(self.labels),
+            "text_hash": self.text_hash,
+            "prompt_hash": self.prompt_hash,
+            "id": self.id,
+        }
+        try:
+            with write_atomically(path) as temporary:
+                save_file({"embeddings": self.embeddings}, temporary, metadata)
+        except (OSError, SafetensorError) as error:
+            raise VocabularyError(
+                f"The vocabulary cannot be written to {str(path)!r} ({error}). Nothing was changed; "
+                "free some space or name another place."
+            ) from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Vocabulary":
+        """Read a file that :meth:`save` wrote. Raises VocabularyError."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise VocabularyError(f"{str(path)!r} is not a vocabulary of this project.")
+                vocabulary = cls(
+                    name=Path(path).stem,
+                    labels=tuple(json.loads(metadata["labels"])),
+                    embeddings=file.get_tensor("embeddings"),
+                    text_hash=metadata["text_hash"],
+                    prompt_hash=metadata["prompt_hash"],
+                )
+        except FileNotFoundError as error:
+            raise VocabularyError(f"There is no vocabulary file {str(path)!r}.") from error
+        except (OSError, SafetensorError, KeyError, ValueError, LabelError) as error:
+            raise VocabularyError(
+                f"{str(path)!r} is not a readable vocabulary ({error}). Build it again with "
+                "'ovml-deploy vocab build'."
+            ) from error
+        if metadata.get("id") != vocabulary.id:
+            raise VocabularyError(
+                f"{str(path)!r} was changed after it was written: its content does not match its id. "
+                "Build it again with 'ovml-deploy vocab build'."
+            )
+        return vocabulary
+
+
+def load_named(bundle: Bundle, name: str) -> Vocabulary:
+    """Load a vocabulary stored in a bundle by name. Raises VocabularyError."""
+    names: Sequence[str] = bundle.vocabulary_names()
+    if name not in names:
+        raise VocabularyError(
+            f"The bundle {bundle.path} has no vocabulary {name!r}; it has: {', '.join(names) or 'none'}."
+        )
+    vocabulary = Vocabulary.load(bundle.inside(f"{VOCABULARIES}/{name}.safetensors"))
+    vocabulary.check_fits(bundle)
+    return vocabulary
