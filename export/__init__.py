@@ -1,0 +1,1 @@
+"""Export: from checkpoints to bundles, and from bundles to engines."""

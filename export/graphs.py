@@ -1,0 +1,151 @@
+"""The three graphs of a bundle, traced from PyTorch with every free dimension kept free."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from export.compact import store_compactly
+from ovml_deploy.errors import ExportError
+from ovml_deploy.models.tagging import TaggingModel
+
+OPSET = 20  # the first with Gelu; LayerNormalization is native since 17
+_PROTOBUF_LIMIT = 2_000_000_000
+_EXAMPLES = 3  # of 1, the exporter would freeze the dimension
+
+
+class Encoder(nn.Module):
+    """uint8 pixels ``[B, H, W, 3]`` -> features ``[B, M, D]``."""
+
+    def __init__(self, model: TaggingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode a batch."""
+        return self.model.encode(pixels)
+
+
+class Matcher(nn.Module):
+    """Features ``[B, M, D]``, labels ``[K, D]`` -> logits and winners ``[B, K]``."""
+
+    def __init__(self, model: TaggingModel) -> None:
+        super().__init__()
+        self.head = model.head
+
+    def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Match a batch with a vocabulary."""
+        return self.head.match(features, labels)
+
+
+class TextEncoder(nn.Module):
+    """Token ids ``[P, T]`` (and an attention mask, by tower) -> text features ``[P, D]``."""
+
+    def __init__(self, model: TaggingModel) -> None:
+        super().__init__()
+        self.text = model.backbone.text
+        self.tower = self.text.tower  # registered here, so that its weights are found
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encode prompts."""
+        return self.text(token_ids, attention_mask)
+
+
+def export_encoder(model: TaggingModel, path: Path) -> None:
+    """Write ``encoder.onnx``: ``pixels`` -> ``features``."""
+    height, width = model.backbone.preprocessing.size
+    pixels = torch.randint(0, 256, (_EXAMPLES, height, width, 3), dtype=torch.uint8)
+    _export(Encoder(model), {"pixels": pixels}, {"pixels": {0: _dim("batch")}}, ["features"], path)
+
+
+def export_matcher(model: TaggingModel, features: int, path: Path) -> None:
+    """Write ``matcher.onnx``: ``features``, ``labels`` -> ``logits``, ``winners``."""
+    dims = model.backbone.embed_dim
+    example = {
+        "features": torch.randn(_EXAMPLES, features, dims),
+        "labels": torch.randn(_EXAMPLES + 1, dims),
+    }
+    dynamic = {"features": {0: _dim("batch")}, "labels": {0: _dim("labels")}}
+    _export(Matcher(model), example, dynamic, ["logits", "winners"], path)
+
+
+def export_text_encoder(model: TaggingModel, path: Path) -> None:
+    """Write ``text_encoder.onnx``: ``token_ids`` (, ``attention_mask``) -> ``text_features``."""
+    text = model.backbone.text
+    ids = model.backbone.tokenizer(["a photo of a cat.", "two dogs", "a very long name"])
+    shape: dict[int, Any] = {0: _dim("prompts")}
+    if text.any_length:
+        ids = ids[:, :6].contiguous()
+        shape[1] = _dim("length", max=text.context_length)
+    example, dynamic = {"token_ids": ids}, {"token_ids": shape}
+    if text.hugging_face:
+        example["attention_mask"] = torch.ones_like(ids)
+        dynamic["attention_mask"] = dict(shape)
+    _export(TextEncoder(model), example, dynamic, ["text_features"], path)
+
+
+def _export(
+    module: nn.Module,
+    example: dict[str, Tensor],
+    dynamic: dict[str, dict[int, Any]],
+    outputs: list[str],
+    path: Path,
+) -> None:
+    with _quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=example,
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            input_names=list(example),
+            output_names=outputs,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    _check_free_dimensions(proto, dynamic)
+    store_compactly(proto)
+    if proto.ByteSize() > _PROTOBUF_LIMIT:
+        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        onnx.save(proto, path)
+
+
+def _check_free_dimensions(proto: onnx.ModelProto, dynamic: dict[str, dict[int, Any]]) -> None:
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    for name, axes in dynamic.items():
+        for axis, dim in axes.items():
+            if not inputs[name][axis].dim_param:
+                raise ExportError(
+                    f"The exporter froze the {dim.__name__} dimension of {name!r} to "
+                    f"{inputs[name][axis].dim_value}. This is a fault of the export, not of your "
+                    "checkpoint; please report it with the versions from 'ovml-deploy doctor'."
+                )
+
+
+def _dim(name: str, max: int | None = None) -> Any:
+    return torch.export.Dim(name, min=1, max=max)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its own progress and deprecations; errors still come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,201 @@
+"""Checkpoint -> bundle: ``python -m export.onnx --ckpt qks.pt [--out build/qks]``."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnx
+import onnxruntime
+import open_clip
+import torch
+
+import ovml_deploy
+from export.graphs import OPSET, export_encoder, export_matcher, export_text_encoder
+from export.tokenizer import check_tokenizer, export_tokenizer, text_settings
+from export.verify import measure_parity, require_parity, summarise, write_golden
+from ovml_deploy.errors import ExportError, OvmlError
+from ovml_deploy.files import sha256_file, write_folder_atomically
+from ovml_deploy.models.backbone import Backbone, BackboneSpec
+from ovml_deploy.models.checkpoint import load_checkpoint
+from ovml_deploy.models.heads import ZeroShotHead
+from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.runtime.backends import create_backend
+from ovml_deploy.runtime.bundle import (
+    ENCODER,
+    FORMAT,
+    GOLDEN,
+    MANIFEST,
+    MATCHER,
+    TEXT_ENCODER,
+    TOKENIZER,
+    VERSION,
+    VOCABULARIES,
+    Bundle,
+)
+from ovml_deploy.runtime.labels import read_labels
+from ovml_deploy.runtime.text_encoder import TextEncoder
+from ovml_deploy.templates import CLIP_TEMPLATES, fill
+
+
+def load_model(
+    ckpt: str | Path | None, backbone: str | None = None, pretrained: str | None = None
+) -> TaggingModel:
+    """Return the model of a checkpoint, or a zero-shot one where only a backbone is named."""
+    if ckpt is not None:
+        return load_checkpoint(ckpt, backbone, pretrained)
+    if backbone is None:
+        raise ExportError(
+            "Nothing to export: name a checkpoint (--ckpt qks.pt), or a backbone for a zero-shot "
+            "bundle (--backbone ViT-B-16-quickgelu --pretrained openai)."
+        )
+    loaded = Backbone.load(BackboneSpec(backbone, pretrained))
+    head = ZeroShotHead(loaded.logit_scale, loaded.logit_bias)
+    return TaggingModel(loaded, head, CLIP_TEMPLATES).eval()
+
+
+def export_bundle(
+    model: TaggingModel, out: str | Path, vocabularies: Mapping[str, Sequence[str]] | None = None
+) -> Bundle:
+    """Write the bundle of ``model`` to the folder ``out``, whole or not at all.
+
+    ``vocabularies``: label lists by name, encoded and stored; the first becomes the default. The
+    graphs must agree with PyTorch fp32 (``export.verify``), or ExportError is raised and ``out``
+    stays as it was.
+    """
+    target = Path(out)
+    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise ExportError(
+            f"{str(target)!r} is not empty and not a bundle, so it is not overwritten. Name another "
+            "--out."
+        )
+    model = model.eval().cpu()
+    with write_folder_atomically(target) as folder:
+        _write_graphs(model, folder)
+        manifest = _manifest(model, folder, next(iter(vocabularies or {}), None))
+        _write_manifest(folder, manifest)
+        bundle = Bundle.open(folder)
+        backend = create_backend("cpu")
+        found = measure_parity(model, bundle, backend)
+        require_parity(found)
+        encoder = TextEncoder(bundle, backend)
+        for name, labels in (vocabularies or {}).items():
+            prompts = [
+                fill(template, label) for label in labels for template in model.templates[:1]
+            ]
+            check_tokenizer(model.backbone, folder / TOKENIZER, prompts)
+            path = folder / VOCABULARIES / f"{name}.safetensors"
+            encoder.vocabulary(labels, name).save(path)
+        manifest["parity"] = {
+            "backend": backend.description,
+            "machine": platform.processor() or platform.machine(),
+            "figures": [parity.to_json() for parity in found],
+            "worst": summarise(found),
+        }
+        _write_manifest(folder, manifest)
+    return Bundle.open(target)
+
+
+def _write_graphs(model: TaggingModel, folder: Path) -> None:
+    export_encoder(model, folder / ENCODER)
+    export_matcher(model, _features_per_image(model), folder / MATCHER)
+    export_text_encoder(model, folder / TEXT_ENCODER)
+    export_tokenizer(model.backbone, folder / TOKENIZER)
+    write_golden(model, folder / GOLDEN)
+
+
+def _manifest(model: TaggingModel, folder: Path, default_vocabulary: str | None) -> dict[str, Any]:
+    head, backbone = model.head, model.backbone
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "head": {
+            "kind": head.kind,
+            "activation": head.activation,
+            "normalises_labels": head.normalises_labels,
+            "settings": head.settings(),
+        },
+        "backbone": asdict(backbone.spec),
+        "preprocessing": backbone.preprocessing.to_config(),
+        "dims": {"features": _features_per_image(model), "embedding": backbone.embed_dim},
+        "text": asdict(text_settings(backbone)),
+        "templates": list(model.templates),
+        "default_vocabulary": default_vocabulary,
+        "opset": OPSET,
+        "files": {
+            path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+            for path in sorted(folder.iterdir())
+            if path.is_file() and path.name != MANIFEST
+        },
+        "tools": {
+            "ovml-deploy": ovml_deploy.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "open_clip_torch": open_clip.__version__,
+            "onnx": onnx.__version__,
+            "onnxscript": version("onnxscript"),
+            "onnxruntime": onnxruntime.__version__,
+            "numpy": numpy.__version__,
+        },
+    }
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+
+
+def _features_per_image(model: TaggingModel) -> int:
+    settings = model.head.settings()
+    return int(settings.get("queries", 1))
+
+
+def main(
+    ckpt: str | None = None,
+    out: str | None = None,
+    vocab: str | None = None,
+    backbone: str | None = None,
+    pretrained: str | None = None,
+) -> None:
+    """Export a checkpoint to a bundle and print how closely it agrees with PyTorch.
+
+    Args:
+        ckpt: a checkpoint of 'ovml-deploy train qks', or one of the official QKS release
+        out: the bundle's folder; default: build/NAME after the checkpoint
+        vocab: a label file (UTF-8, one a line) to encode as the bundle's default vocabulary
+        backbone: an open_clip model, for official checkpoints and zero-shot bundles
+        pretrained: the backbone's weights: a tag or a file
+    """
+    name = Path(ckpt).stem if ckpt else (backbone or "").replace("/", "-").replace(":", "-")
+    target = Path(out) if out else Path("build") / name
+    vocabularies = {Path(vocab).stem: read_labels(vocab)} if vocab else {}
+    model = load_model(ckpt, backbone, pretrained)
+    bundle = export_bundle(model, target, vocabularies)
+    _report(bundle)
+
+
+def _report(bundle: Bundle) -> None:
+    total = sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file())
+    print(f"{bundle.path}: {total / 1e6:.1f} MB, agrees with PyTorch fp32 at every size tried:")
+    for row in bundle.manifest["parity"]["worst"]:
+        top = ", top-5 labels equal" if row.get("top_labels_equal") else ""
+        print(
+            f"  {row['output']:<14} worst of {row['sizes']} sizes: max error {row['max_error']:.1e}, "
+            f"relative {row['relative_error']:.1e}{top}"
+        )
+
+
+if __name__ == "__main__":
+    import sys
+
+    import fire
+    from fire.decorators import SetParseFn
+
+    try:
+        fire.Fire(SetParseFn(str)(main), name="python -m export.onnx")
+    except OvmlError as error:
+        sys.exit(f"error: {error}")

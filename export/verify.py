@@ -1,0 +1,175 @@
+"""Parity: the exported graphs against PyTorch fp32, over the sizes that users run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from ovml_deploy.errors import ExportError
+from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.runtime.backends import Backend
+from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
+from ovml_deploy.runtime.selfcheck import relative_error
+from ovml_deploy.runtime.text_encoder import TextEncoder
+
+BATCHES = (1, 2, 3, 7, 32)
+LABEL_COUNTS = (1, 2, 80, 4585)
+TOLERANCE = 1e-5
+TOP = 5
+PROMPTS = (
+    "cat",
+    "a photo of a traffic light.",
+    "there is a fire engine in the scene.",
+    "a close-up photo of the hard to see kingfisher on a branch above the water.",
+)
+
+_SEED = 20240101
+_REAL_LABELS = ("cat", "dog", "bicycle", "traffic light", "mountain", "coffee", "violin", "rain")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Errors of one output at one size, against PyTorch fp32.
+
+    ``max_error``: greatest absolute error; ``relative_error``: that over the greatest value.
+    """
+
+    output: str
+    size: dict[str, int]
+    max_error: float
+    relative_error: float
+    top_labels_equal: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for bundle.json."""
+        values = {"output": self.output, **self.size}
+        values |= {"max_error": self.max_error, "relative_error": self.relative_error}
+        if self.top_labels_equal is not None:
+            values["top_labels_equal"] = self.top_labels_equal
+        return values
+
+
+def example_images(count: int, size: tuple[int, int], seed: int = _SEED) -> np.ndarray:
+    """Return uint8 images ``[count, H, W, 3]``: smooth shapes with noise, each one different."""
+    height, width = size
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
+    images = np.empty((count, height, width, 3), dtype=np.uint8)
+    for image in images:
+        waves = np.zeros((height, width, 3))
+        for _ in range(4):
+            direction, phase = random.uniform(-12, 12, 2), random.uniform(0, 6.28, 3)
+            wave = direction[0] * rows + direction[1] * columns
+            waves += np.sin(wave[..., None] + phase) * random.uniform(10, 40, 3)
+        noise = random.normal(0, 12, (height, width, 3))
+        image[:] = np.clip(waves + noise + random.uniform(60, 190, 3), 0, 255)
+    return images
+
+
+def example_labels(model: TaggingModel, count: int, seed: int = _SEED) -> np.ndarray:
+    """Return ``count`` label embeddings ``[K, D]``: a few real ones, then others of their spread."""
+    with torch.inference_mode():
+        real = model.embed_labels(_REAL_LABELS).numpy()
+    random = np.random.default_rng(seed)
+    others = real.mean(axis=0) + random.normal(0, 1, (count, real.shape[1])) * real.std(axis=0)
+    labels = np.concatenate([real, others])[:count].astype(np.float32)
+    if model.head.normalises_labels:
+        labels /= np.linalg.norm(labels, axis=1, keepdims=True)
+    return labels
+
+
+@torch.inference_mode()
+def measure_parity(model: TaggingModel, bundle: Bundle, backend: Backend) -> list[Parity]:
+    """Compare features, logits and text features of a bundle with PyTorch at every size."""
+    encoder, matcher = backend.load(bundle.file(ENCODER)), backend.load(bundle.file(MATCHER))
+    labels = example_labels(model, max(LABEL_COUNTS))
+    found: list[Parity] = []
+    for batch in BATCHES:
+        pixels = example_images(batch, bundle.preprocessing.size, _SEED + batch)
+        expected = model.encode(torch.from_numpy(pixels))
+        features = encoder({"pixels": pixels})["features"]
+        found.append(_compare("features", {"B": batch}, features, expected.numpy()))
+        for count in LABEL_COUNTS:
+            wanted, winners = model.match(expected, torch.from_numpy(labels[:count]))
+            outputs = matcher({"features": features, "labels": labels[:count]})
+            size = {"B": batch, "K": count}
+            if outputs["winners"].shape != tuple(winners.shape):
+                raise ExportError(f"The winners have shape {outputs['winners'].shape} at {size}.")
+            found.append(_compare_logits(size, outputs["logits"], wanted.numpy()))
+    found.append(_text_parity(model, bundle, backend))
+    return found
+
+
+def require_parity(found: Sequence[Parity], tolerance: float = TOLERANCE) -> None:
+    """Raise ExportError naming the worst output if any misses the tolerance."""
+    wrong = [p for p in found if p.relative_error > tolerance or p.top_labels_equal is False]
+    if wrong:
+        worst = max(wrong, key=lambda p: p.relative_error)
+        raise ExportError(
+            f"The exported graphs do not agree with PyTorch: {worst.output} at {worst.size} has a "
+            f"relative error of {worst.relative_error:.1e} (allowed {tolerance:.0e}; top-{TOP} labels "
+            f"equal: {worst.top_labels_equal}). Nothing was written."
+        )
+
+
+def summarise(found: Sequence[Parity]) -> list[Mapping[str, Any]]:
+    """Return the worst figures of each output: what a person reads first."""
+    rows: list[Mapping[str, Any]] = []
+    for output in dict.fromkeys(p.output for p in found):
+        some = [p for p in found if p.output == output]
+        worst = max(some, key=lambda p: p.relative_error)
+        rows.append({**worst.to_json(), "sizes": len(some)})
+    return rows
+
+
+def write_golden(model: TaggingModel, path: Path, count: int = 4) -> None:
+    """Write golden inputs with the features and logits that PyTorch fp32 gives."""
+    pixels = example_images(count, model.backbone.preprocessing.size)
+    labels = example_labels(model, 32)
+    with torch.inference_mode():
+        features = model.encode(torch.from_numpy(pixels))
+        logits, _ = model.match(features, torch.from_numpy(labels))
+        texts = model.backbone.model.encode_text(model.backbone.tokenizer(list(PROMPTS)))
+    arrays = {
+        "pixels": pixels,
+        "labels": labels,
+        "features": features.numpy(),
+        "logits": logits.numpy(),
+        "text_features": texts.numpy(),
+    }
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in arrays.items()},
+        path,
+        {"prompts": "\n".join(PROMPTS)},
+    )
+
+
+def _text_parity(model: TaggingModel, bundle: Bundle, backend: Backend) -> Parity:
+    """The text graph at the prompts' own length against open_clip at its full length."""
+    expected = model.backbone.model.encode_text(model.backbone.tokenizer(list(PROMPTS)))
+    features = TextEncoder(bundle, backend).features(PROMPTS)
+    return _compare("text_features", {"P": len(PROMPTS)}, features, expected.numpy())
+
+
+def _compare(output: str, size: dict[str, int], value: np.ndarray, reference: np.ndarray) -> Parity:
+    if value.shape != reference.shape:
+        raise ExportError(
+            f"{output} has shape {value.shape} at {size}; PyTorch gives {reference.shape}."
+        )
+    error = float(np.abs(value - reference).max())
+    return Parity(output, size, error, relative_error(value, reference))
+
+
+def _compare_logits(size: dict[str, int], value: np.ndarray, reference: np.ndarray) -> Parity:
+    compared = _compare("logits", size, value, reference)
+    top = min(TOP, reference.shape[1])
+    ours = np.argsort(-value, axis=1, kind="stable")[:, :top]
+    theirs = -np.sort(-reference, axis=1)[:, :top]
+    # Two labels closer than the error may change places; any other order must be the same.
+    allowed = 2 * compared.max_error
+    equal = bool((np.abs(np.take_along_axis(reference, ours, axis=1) - theirs) <= allowed).all())
+    return Parity(compared.output, size, compared.max_error, compared.relative_error, equal)
