@@ -1,0 +1,174 @@
+"""The ``ovml-deploy`` command: parses, calls, prints.
+
+Exit codes: 0 all well; 1 an error, nothing done; 2 a wrong command line; 3 finished, but some
+images failed; 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fire
+from fire.core import FireExit
+
+from ovml_deploy import __version__, assets, output
+from ovml_deploy.cli.parsing import Job, command, count, number
+from ovml_deploy.cli.train import INTERRUPTED, Train
+from ovml_deploy.cli.vocab import Vocab
+from ovml_deploy.errors import OvmlError, UsageError
+
+if TYPE_CHECKING:
+    from ovml_deploy.runtime.results import TagResult
+
+SOME_FAILED = 3
+_DEMO_WORDS = ("animal", "person", "vehicle", "building", "plant", "food", "machine", "fabric")
+
+
+class Commands:
+    """Open-vocabulary multi-label image tagging without torch."""
+
+    def __init__(self) -> None:
+        self.vocab = Vocab()
+        self.train = Train()
+
+    @command(top_k=count, threshold=number, batch_size=count)
+    def tag(
+        self,
+        *photos: str,
+        engine: str = str(assets.MINI),
+        vocab: str | None = None,
+        labels: str | None = None,
+        top_k: int = 5,
+        threshold: float | None = None,
+        device: str = "auto",
+        format: str = "table",
+        batch_size: int = 8,
+    ) -> int:
+        """Tag image files, folders and patterns.
+
+        Args:
+            photos: images, folders of images, or patterns such as 'in/*.jpg'
+            engine: a bundle, or a file in one; default: the embedded model
+            vocab: a label file, a vocabulary file, or the name of one in the bundle
+            labels: the labels themselves, separated by commas
+            top_k: at most so many tags an image
+            threshold: only tags with at least this score
+            device: auto, or one that 'ovml-deploy doctor' lists
+            format: table, json or csv
+            batch_size: images encoded at once
+        """
+        from ovml_deploy.pipelines.folders import find_images
+        from ovml_deploy.runtime.tagger import Tagger
+
+        output.check_format(format)
+        if vocab and labels:
+            raise UsageError("Give --vocab or --labels, not both.")
+        images = find_images(photos)
+        words = [part for part in labels.split(",") if part.strip()] if labels else vocab
+        tagger = Tagger.load(engine, device, words)
+        results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size)
+        shown = output.with_progress(results, len(images), "tagging")
+        return SOME_FAILED if output.print_results(shown, format) else 0
+
+    @command()
+    def demo(self, out: str = "demo.jpg") -> None:
+        """Tag the sample photographs with the embedded model, twice, and draw the result.
+
+        Args:
+            out: the picture to write
+        """
+        from ovml_deploy.files import write_atomically
+        from ovml_deploy.pipelines.contact_sheet import Panel, contact_sheet
+        from ovml_deploy.runtime.tagger import Tagger
+
+        photographs = [str(path) for path in assets.sample_photographs()]
+        tagger = Tagger.load(assets.MINI)
+        runs: dict[str, Sequence[TagResult]] = {}
+        for words in (tagger.vocabulary, _DEMO_WORDS):
+            vocabulary = tagger.use_vocabulary(words)
+            title = f"{len(vocabulary)} {'everyday ' if not runs else ''}words"
+            runs[title] = [*tagger.tag_many(photographs, top_k=4)]
+            rows = [
+                (Path(r.source).name, "  ".join(f"{t.label} {t.score:.2f}" for t in r))
+                for r in runs[title]
+            ]
+            output.print_rows(f"\n{title}", ("photograph", "tags"), rows)
+        panels = [
+            Panel(source, {title: runs[title][i][:4] for title in runs})
+            for i, source in enumerate(photographs)
+        ]
+        with write_atomically(out) as temporary:
+            contact_sheet(panels).save(temporary, "JPEG", quality=88)
+        print(f"\nThe photographs with their tags: {out}")
+
+    @command()
+    def verify(self, engine: str = str(assets.MINI), device: str = "auto") -> None:
+        """Run a bundle's golden inputs on this machine and compare with PyTorch.
+
+        Args:
+            engine: the bundle
+            device: auto, or one that 'ovml-deploy doctor' lists
+        """
+        from ovml_deploy.runtime.selfcheck import verify
+
+        rows = [
+            (found.output, f"{found.relative_error:.1e}", f"{found.tolerance:.0e}", "ok")
+            for found in verify(engine, device)
+        ]
+        output.print_rows("", ("output", "relative error", "allowed", ""), rows)
+
+    @command()
+    def info(self, engine: str = str(assets.MINI)) -> None:
+        """Describe a bundle.
+
+        Args:
+            engine: the bundle
+        """
+        from ovml_deploy.runtime.doctor import describe_bundle
+
+        output.print_rows("", ("", ""), describe_bundle(engine))
+
+    @command()
+    def doctor(self) -> int:
+        """Show what is installed, which devices there are, and what is wrong."""
+        from ovml_deploy.runtime.doctor import examine
+
+        findings = examine()
+        mark = {True: "ok", False: "WRONG", None: ""}
+        output.print_rows("", ("", "", ""), [(f.what, f.value, mark[f.good]) for f in findings])
+        return 1 if any(f.good is False for f in findings) else 0
+
+    @command()
+    def version(self) -> None:
+        """Print the version."""
+        print(__version__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        job = fire.Fire(Commands(), arguments, name="ovml-deploy", serialize=_silent)
+        if isinstance(job, Job):
+            return job._run() or 0
+        return 0
+    except FireExit as error:
+        return int(error.code or 0)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OvmlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe (head) has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _silent(component: Any) -> Any:
+    """Let Fire print help for a group, and nothing for a command that is yet to run."""
+    return None if isinstance(component, Job) else component

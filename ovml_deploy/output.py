@@ -1,0 +1,107 @@
+"""Prints results: a table for people, JSON and CSV for machines; progress on a terminal."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+from ovml_deploy.errors import UsageError
+from ovml_deploy.runtime.results import TagResult
+
+FORMATS = ("table", "json", "csv")
+
+
+def check_format(name: str) -> None:
+    """Raise UsageError for a format that does not exist."""
+    if name not in FORMATS:
+        raise UsageError(f"Unknown format {name!r}. Choose one of: {', '.join(FORMATS)}.")
+
+
+def print_results(results: Iterable[TagResult], form: str, stream: TextIO | None = None) -> int:
+    """Print results as they come and return how many images failed.
+
+    JSON: an array with one object a line. CSV: one row a tag, and one for a failed image.
+    """
+    stream = stream or sys.stdout
+    writer = {"table": _write_table, "json": _write_json, "csv": _write_csv}[form]
+    failed: list[TagResult] = []
+    writer(_note_failures(results, failed), stream)
+    for result in failed:
+        print(f"failed: {result.error}", file=sys.stderr)
+    return len(failed)
+
+
+def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a small table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_plain, row))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def with_progress(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+    """Yield ``items``, showing a progress bar on standard error if that is a terminal."""
+    if not sys.stderr.isatty() or total < 2:
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, what, total, console=Console(stderr=True), transient=True)
+
+
+def show_encoding(done: int, total: int) -> None:
+    """Report labels encoded so far, on a terminal."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else "\r"
+        print(f"encoding labels: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
+
+
+def _note_failures(results: Iterable[TagResult], failed: list[TagResult]) -> Iterator[TagResult]:
+    for result in results:
+        if result.error is not None:
+            failed.append(result)
+        yield result
+
+
+def _write_table(results: Iterable[TagResult], stream: TextIO) -> None:
+    rows = []
+    for result in results:
+        tags = "  ".join(f"{tag.label} {tag.score:.2f}" for tag in result)
+        rows.append((result.source, tags if result.error is None else "(failed)"))
+    print_rows("", ("image", "tags"), rows)
+
+
+def _write_json(results: Iterable[TagResult], stream: TextIO) -> None:
+    stream.write("[")
+    for index, result in enumerate(results):
+        value: dict[str, Any] = {"image": result.source, "vocabulary": result.vocabulary_id}
+        if result.error is None:
+            value["tags"] = [{"label": t.label, "score": t.score, "query": t.query} for t in result]
+        else:
+            value["error"] = result.error
+        stream.write((",\n" if index else "\n") + json.dumps(value, ensure_ascii=False))
+    stream.write("\n]\n")
+
+
+def _write_csv(results: Iterable[TagResult], stream: TextIO) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("image", "label", "score", "error"))
+    for result in results:
+        for tag in result:
+            writer.writerow((result.source, tag.label, f"{tag.score:.6f}", ""))
+        if result.error is not None:
+            writer.writerow((result.source, "", "", result.error))
+
+
+def _plain(value: object) -> str:
+    # labels are data: "[red]" is a label, not a colour
+    from rich.markup import escape
+
+    return escape(str(value))

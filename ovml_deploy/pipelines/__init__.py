@@ -1,0 +1,1 @@
+"""What feeds a Tagger and what becomes of its results: folders, pictures."""
