@@ -7,7 +7,7 @@ UV  := $(RUN)/uv
 .PHONY: demo test lint bench mini clean
 
 demo: .venv/ready  ## tag the sample photographs with the embedded model (no torch)
-	$(RUN)/ovml-deploy demo
+	$(RUN)/ovml-deploy demo --out build/demo.jpg
 
 test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of them
 	OVML_RUNTIME_PYTHON=$(CURDIR)/$(RUN)/python $(DEV)/python -m pytest $(TESTS)

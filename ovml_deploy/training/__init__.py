@@ -1,0 +1,1 @@
+"""Learns heads from images with labels: data, losses, metrics, cached features, trainers."""

@@ -1,0 +1,130 @@
+"""Multi-label metrics of the open-vocabulary protocol (DESIGN section 5), in numpy.
+
+Scores are float ``[N, K]`` (any increasing function of the logits), targets int ``[N, K]``:
+1 positive, 0 negative, -1 unknown. Images without a positive among the evaluated labels are left
+out, and so are unknown targets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DEFAULT_TOP_K = (3, 5)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Micro-averaged precision, recall and F1 of the k best labels of every image."""
+
+    k: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one set of labels; nan where no image has a positive."""
+
+    mean_ap: float
+    top: tuple[TopK, ...]
+    images: int
+    classes: int
+
+    def as_row(self, prefix: str) -> dict[str, float]:
+        """Return plain values, named for a log: ``{prefix}_map``, ``{prefix}_f1@3``, ..."""
+        row = {f"{prefix}_map": self.mean_ap}
+        for top in self.top:
+            row[f"{prefix}_p@{top.k}"] = top.precision
+            row[f"{prefix}_r@{top.k}"] = top.recall
+            row[f"{prefix}_f1@{top.k}"] = top.f1
+        return row
+
+
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return the sum over thresholds of (R_n - R_{n-1}) P_n for one class, nan without positives.
+
+    ``scores`` and ``targets`` are ``[N]``. Equal scores share one threshold, so their order does
+    not matter (scikit-learn's definition).
+    """
+    known = targets >= 0
+    scores, positive = scores[known], targets[known] == 1
+    total = int(positive.sum())
+    if total == 0:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    scores, positive = scores[order], positive[order]
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    hits = np.cumsum(positive)[last_of_tie]
+    precision = hits / (last_of_tie + 1)
+    recall_gain = np.diff(hits, prepend=0) / total
+    return float((recall_gain * precision).sum())
+
+
+def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return the mean of average precision over the classes with a positive; nan without any."""
+    _check(scores, targets)
+    images = (targets == 1).any(axis=1)
+    scores, targets = scores[images], targets[images]
+    classes = np.flatnonzero((targets == 1).any(axis=0))
+    if len(classes) == 0:
+        return float("nan")
+    return float(np.mean([average_precision(scores[:, c], targets[:, c]) for c in classes]))
+
+
+def top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> TopK:
+    """Compare the k best-scored labels of every image with its positives, over all images at once.
+
+    Unknown labels are no candidates: an image with fewer than k known labels gives all of them.
+    Of equal scores the earlier label wins. nan without positives.
+    """
+    _check(scores, targets)
+    images = (targets == 1).any(axis=1)
+    scores, targets = scores[images], targets[images]
+    total = int((targets == 1).sum())
+    if total == 0:
+        return TopK(k, float("nan"), float("nan"), float("nan"))
+    candidates = np.where(targets >= 0, scores, -np.inf)
+    best = np.argsort(-candidates, axis=1, kind="stable")[:, :k]
+    chosen = np.take_along_axis(targets, best, axis=1)
+    hits, given = int((chosen == 1).sum()), int((chosen >= 0).sum())
+    precision, recall = hits / given, hits / total
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return TopK(k, precision, recall, f1)
+
+
+def evaluate(
+    scores: np.ndarray, targets: np.ndarray, ks: Sequence[int] = DEFAULT_TOP_K
+) -> Evaluation:
+    """Return mAP and the top-k figures of scores and targets ``[N, K]``."""
+    return Evaluation(
+        mean_ap=mean_average_precision(scores, targets),
+        top=tuple(top_k(scores, targets, k) for k in ks),
+        images=int((targets == 1).any(axis=1).sum()),
+        classes=int((targets == 1).any(axis=0).sum()),
+    )
+
+
+def evaluate_split(
+    scores: np.ndarray, targets: np.ndarray, seen: int, ks: Sequence[int] = DEFAULT_TOP_K
+) -> dict[str, Evaluation]:
+    """Evaluate columns of which the first ``seen`` are seen labels and the rest unseen.
+
+    Gives "seen"; with unseen labels also "zsl" (their columns alone) and "gzsl" (all columns).
+    """
+    _check(scores, targets)
+    parts = {"seen": evaluate(scores[:, :seen], targets[:, :seen], ks)}
+    if seen < scores.shape[1]:
+        parts["zsl"] = evaluate(scores[:, seen:], targets[:, seen:], ks)
+        parts["gzsl"] = evaluate(scores, targets, ks)
+    return parts
+
+
+def _check(scores: np.ndarray, targets: np.ndarray) -> None:
+    if scores.shape != targets.shape or scores.ndim != 2:
+        raise ValueError(
+            f"scores {list(scores.shape)} and targets {list(targets.shape)} must both be [N, K]"
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite; the model gave nan or infinity")

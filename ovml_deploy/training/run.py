@@ -1,0 +1,275 @@
+"""``ovml-deploy train qks``: from data files to ``qks.pt``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovml_deploy.errors import UsageError
+from ovml_deploy.files import write_atomically
+from ovml_deploy.models.backbone import Backbone, BackboneSpec
+from ovml_deploy.models.qks import QKSConfig, QKSHead
+from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.templates import QKS_TEMPLATES
+from ovml_deploy.training.cache_key import label_key
+from ovml_deploy.training.config import TrainConfig
+from ovml_deploy.training.data import Dataset, Split, make_split, read_dataset, read_unseen
+from ovml_deploy.training.devices import choose_device
+from ovml_deploy.training.examples import Examples, TrainingData
+from ovml_deploy.training.features import BuildOptions, FeatureCache, build_features
+from ovml_deploy.training.interrupt import RunInterruptedError, StopRequest
+from ovml_deploy.training.qks import BEST, FINAL, LAST, QKSTrainer, Row
+from ovml_deploy.training.reporting import Reporter
+
+UNREADABLE = "unreadable.txt"
+
+_HEAD_WIDTH = 64
+_LABELS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended. ``checkpoint`` is None if it was interrupted; then it can be resumed.
+
+    ``metrics`` is the log's row of the best epoch, ``best_epoch`` counts from 1, ``unreadable``
+    are the images that were left out.
+    """
+
+    checkpoint: Path | None
+    best_epoch: int
+    metrics: Row
+    unreadable: tuple[Path, ...]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run stopped before its last epoch, on request."""
+        return self.checkpoint is None
+
+
+def train_qks(
+    *,
+    data: str | Path,
+    backbone: str,
+    out: str | Path,
+    pretrained: str | None = None,
+    val: str | Path | None = None,
+    images: str | Path | None = None,
+    val_images: str | Path | None = None,
+    unseen: str | Path | None = None,
+    cache: str | Path | None = None,
+    loss: str = "asl",
+    layers: int = 7,
+    queries: int = 12,
+    epochs: int = 20,
+    batch_size: int = 64,
+    lr: float = 1e-5,
+    weight_decay: float = 1e-4,
+    views: int = 2,
+    val_fraction: float = 0.1,
+    plateau_patience: int = 2,
+    plateau_factor: float = 0.1,
+    top_k: int | Sequence[int] = (3, 5),
+    seed: int = 0,
+    device: str = "auto",
+    feature_dtype: str = "float16",
+    checkpoint_every: int = 1000,
+    include_backbone: bool = False,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> TrainResult:
+    """Train a QKS head and write ``out/qks.pt`` (the best epoch), a log and resumable state.
+
+    ``data`` and ``val``: official CSV or COCO JSON; ``images`` and ``val_images`` (default:
+    ``images``): where relative paths start (default: the data file's folder). ``unseen``: text file
+    of labels to keep out of training. ``cache``: folder of features (default: ``out/features``).
+    The others: see TrainConfig. Ctrl-C saves and returns. Raises OvmlError of any kind for input
+    that cannot be used.
+    """
+    config = TrainConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        loss=loss,
+        layers=layers,
+        queries=queries,
+        views=views,
+        seed=seed,
+        device=device,
+        val_fraction=val_fraction,
+        checkpoint_every=checkpoint_every,
+        plateau_patience=plateau_patience,
+        plateau_factor=plateau_factor,
+        top_k=(top_k,) if isinstance(top_k, int) else tuple(top_k),
+        feature_dtype=feature_dtype,
+    )
+    folder = Path(out)
+    goes_on = _goes_on(folder, resume)
+    train_set = read_dataset(data, images)
+    val_set = read_dataset(val, val_images if val_images is not None else images) if val else None
+    split = make_split(train_set, val_set, read_unseen(unseen) if unseen else ())
+    run = _Run(
+        config=config,
+        out=folder,
+        cache=Path(cache) if cache else folder / "features",
+        device=choose_device(device),
+        reporter=reporter or Reporter(),
+        stop=StopRequest(),
+    )
+    _remove_torn_files(folder)
+    loaded = Backbone.load(BackboneSpec(backbone, pretrained))
+    with run.stop, torch.random.fork_rng([run.device] if run.device.type == "cuda" else []):
+        model = _new_model(loaded, config)
+        try:
+            prepared, unreadable = run.prepare(model, train_set, val_set, split)
+        except RunInterruptedError:
+            run.say_how_to_resume("The features are kept as far as they are computed.")
+            return TrainResult(None, 0, {}, ())
+        return run.train(model, prepared, unreadable, goes_on, include_backbone)
+
+
+@dataclass(frozen=True)
+class _Run:
+    config: TrainConfig
+    out: Path
+    cache: Path
+    device: torch.device
+    reporter: Reporter
+    stop: StopRequest
+
+    def prepare(
+        self, model: TaggingModel, train_set: Dataset, val_set: Dataset | None, split: Split
+    ) -> tuple[TrainingData, tuple[Path, ...]]:
+        """Compute or fetch all features; return them, and the images that cannot be read."""
+        model.backbone.to(self.device)
+        train = self._features(model.backbone, train_set, self.config.views)
+        examples = Examples.readable(train, train_set.targets(split.labels))
+        unreadable = _reasons(train_set, train)
+        val_examples: Examples | None
+        if val_set is not None:
+            val = self._features(model.backbone, val_set, 1)
+            val_examples = Examples.readable(val, val_set.targets(split.labels))
+            unreadable |= _reasons(val_set, val)
+        else:
+            examples, val_examples = examples.split(self.config.val_fraction, self.config.seed)
+        embeddings = self._embed(model, split)
+        model.backbone.to("cpu")  # its work is done
+        self._list_unreadable(unreadable)
+        return TrainingData(examples, val_examples, split, embeddings), tuple(unreadable)
+
+    def train(
+        self,
+        model: TaggingModel,
+        data: TrainingData,
+        unreadable: tuple[Path, ...],
+        goes_on: bool,
+        include_backbone: bool,
+    ) -> TrainResult:
+        """Train or go on, and write the final checkpoint unless a stop was asked for."""
+        trainer = QKSTrainer(
+            model,
+            data,
+            self.config,
+            self.out,
+            device=self.device,
+            reporter=self.reporter,
+            stop=self.stop,
+        )
+        if goes_on:
+            trainer.resume()
+        self._introduce(data)
+        finished = trainer.run()
+        best = trainer.position.best_epoch
+        metrics = trainer.position.history[best - 1] if best else {}
+        if not finished:
+            self.say_how_to_resume(f"{self.out / LAST} is in epoch {trainer.position.epoch + 1}.")
+            return TrainResult(None, best, metrics, unreadable)
+        final = self.out / FINAL
+        trainer.write_best(FINAL, include_backbone)
+        self.reporter.line(f"{final}: the weights of epoch {best}, the best.")
+        return TrainResult(final, best, metrics, unreadable)
+
+    def say_how_to_resume(self, what: str) -> None:
+        """Tell a person who interrupted the run how to go on."""
+        self.reporter.line(f"Interrupted. {what} Run the same command with --resume to go on.")
+
+    def _features(self, backbone: Backbone, dataset: Dataset, views: int) -> FeatureCache:
+        paths = [record.path for record in dataset.records]
+        options = BuildOptions(views, self.config.seed, self.config.feature_dtype)
+        with self.reporter.track(f"features of {dataset.source.name}", len(paths)) as tell:
+            return build_features(
+                backbone, paths, self.cache, options, check=self.stop.check, advance=tell
+            )
+
+    def _embed(self, model: TaggingModel, split: Split) -> Tensor:
+        """Return label embeddings ``[K, D]``, from the cache if they are there."""
+        file = self.cache / f"labels-{label_key(model, split.labels)}.npy"
+        if not file.is_file():
+            embeddings = self._compute_embeddings(model, split.labels)
+            with write_atomically(file) as temporary, open(temporary, "wb") as opened:
+                np.save(opened, embeddings)
+        return torch.from_numpy(np.load(file))
+
+    def _compute_embeddings(self, model: TaggingModel, labels: Sequence[str]) -> np.ndarray:
+        parts = []
+        with self.reporter.track("label embeddings", len(labels)) as tell:
+            for start in range(0, len(labels), _LABELS_AT_ONCE):
+                self.stop.check()
+                some = labels[start : start + _LABELS_AT_ONCE]
+                parts.append(model.embed_labels(some).float().cpu().numpy())
+                tell(len(some))
+        return np.concatenate(parts)
+
+    def _list_unreadable(self, reasons: Mapping[Path, str]) -> None:
+        if not reasons:
+            return
+        file = self.out / UNREADABLE
+        with write_atomically(file) as temporary:
+            temporary.write_text("".join(f"{reason}\n" for reason in reasons.values()), "utf-8")
+        self.reporter.line(f"{len(reasons)} images cannot be read and are left out; see {file}.")
+
+    def _introduce(self, data: TrainingData) -> None:
+        validation = f"{len(data.val.images)} to validate" if data.val else "no validation"
+        self.reporter.line(
+            f"{len(data.train.images)} images to train, {validation}; {len(data.split.seen)} seen "
+            f"and {len(data.split.unseen)} unseen labels; {self.device}."
+        )
+
+
+def _goes_on(out: Path, resume: bool) -> bool:
+    """Whether a run in ``out`` is to be continued. Raises UsageError if it would be overwritten."""
+    exists = (out / LAST).is_file()
+    if exists and not resume:
+        raise UsageError(
+            f"{str(out)!r} already holds a training run. Add --resume to continue it, or name "
+            "another --out."
+        )
+    return exists
+
+
+def _remove_torn_files(out: Path) -> None:
+    """Remove what a kill in the middle of a checkpoint left: files as large as the checkpoint."""
+    for name in (LAST, BEST, FINAL):
+        for file in out.glob(f".{name}.*.part"):
+            file.unlink(missing_ok=True)
+
+
+def _reasons(dataset: Dataset, cache: FeatureCache) -> dict[Path, str]:
+    return {dataset.records[index].path: reason for index, reason in cache.unreadable.items()}
+
+
+def _new_model(backbone: Backbone, config: TrainConfig) -> TaggingModel:
+    widest = max(1, backbone.width // _HEAD_WIDTH)
+    sizes = QKSConfig(
+        width=backbone.width,
+        embed_dim=backbone.embed_dim,
+        layers=config.layers,
+        queries=config.queries,
+        attention_heads=next(n for n in range(widest, 0, -1) if backbone.width % n == 0),
+        intermediate=4 * backbone.width,
+    )
+    torch.manual_seed(config.seed)
+    return TaggingModel(backbone, QKSHead(sizes, backbone.initial_projection()), QKS_TEMPLATES)
