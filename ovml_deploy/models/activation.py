@@ -30,8 +30,8 @@ def check_activation(name: str, pretrained: str | None) -> None:
     elif Path(pretrained).is_file() and _is_torchscript(Path(pretrained)):
         raise CheckpointError(
             f"{pretrained!r} is a TorchScript archive, the form of OpenAI's own release; such "
-            f"files run code when they are read. Use {_sibling(name, True)!r} with the tag 'openai', or "
-            "save the model's state dict."
+            f"files run code when they are read. Use {_sibling(name, True)!r} with the tag "
+            "'openai', or save the model's state dict."
         )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Bundle:
             )
         try:
             manifest = json.loads(manifest_path.read_text("utf-8"))
-        except ValueError as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise BundleError(
                 f"{manifest_path} is damaged ({error}). Export the bundle again."
             ) from error
@@ -96,6 +96,11 @@ class Bundle:
         return int(self.manifest["dims"]["embedding"])
 
     @property
+    def features_per_image(self) -> int:
+        """M, the number of features of an image."""
+        return int(self.manifest["dims"]["features"])
+
+    @property
     def templates(self) -> tuple[str, ...]:
         """The prompt pool of the bundle's label embeddings."""
         return tuple(self.manifest["templates"])
@@ -127,20 +132,25 @@ class Bundle:
 
         Raises BundleError where it is missing, changed, or outside the bundle.
         """
-        listed = self.manifest["files"].get(name)
-        if listed is None:
+        if name not in self.manifest["files"]:
             raise BundleError(f"{self.path} lists no file {name!r}. Export the bundle again.")
+        # A large graph keeps its weights beside it, in a file that is named after it.
+        for part in (name, f"{name}.data"):
+            if part in self.manifest["files"]:
+                self._check_file(part)
+        return self.inside(name)
+
+    def _check_file(self, name: str) -> None:
         path = self.inside(name)
         if not path.is_file():
             raise BundleError(
                 f"{path} is missing. Copy the whole bundle folder, or export it again."
             )
-        if sha256_file(path) != listed["sha256"]:
+        if sha256_file(path) != self.manifest["files"][name]["sha256"]:
             raise BundleError(
                 f"{path} was changed after export: its SHA-256 is not the one in {MANIFEST}. "
                 "Copy the bundle again, or export it again."
             )
-        return path
 
     def inside(self, name: str) -> Path:
         """Return a path below the bundle's folder. Raises BundleError for one that climbs out."""
@@ -163,22 +173,38 @@ class Bundle:
 
     def _check_manifest(self) -> None:
         try:
-            for name in self.manifest["files"]:
+            for name, listed in self.manifest["files"].items():
                 self.inside(name)
+                _require(isinstance(listed["sha256"], str), f"no SHA-256 of {name!r}")
+                _require(isinstance(listed["bytes"], int), f"no size of {name!r}")
             missing = {ENCODER, MATCHER, TEXT_ENCODER, TOKENIZER, GOLDEN} - set(
                 self.manifest["files"]
             )
             if missing:
                 raise BundleError(f"{self.path} lists no {', '.join(sorted(missing))}.")
-            _ = (self.head, self.embed_dim, self.templates, self.preprocessing, self.text)
-            activation = self.activation
+            _ = (self.head, self.normalises_labels, self.preprocessing)
+            self._check_values()
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise BundleError(
                 f"{self.path / MANIFEST} is incomplete ({type(error).__name__}: {error}). "
                 "Export the bundle again."
             ) from error
-        if activation not in ("sigmoid", "softmax"):
-            raise BundleError(f"{self.path / MANIFEST} has an unknown activation {activation!r}.")
+
+    def _check_values(self) -> None:
+        _require(self.activation in ("sigmoid", "softmax"), f"activation {self.activation!r}")
+        _require(self.embed_dim > 0 and self.features_per_image > 0, "a dimension below 1")
+        templates = self.manifest["templates"]
+        _require(isinstance(templates, list) and len(templates) > 0, "no list of templates")
+        for template in templates:
+            _require(template.count("{}") == 1, f"template {template!r}")
+        text, types = asdict(self.text), TextSettings.__annotations__
+        for name, value in text.items():
+            _require(type(value) is types[name], f"text setting {name} = {value!r}")
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(what)
 
 
 def _short_hash(value: object) -> str:

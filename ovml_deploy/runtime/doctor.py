@@ -45,7 +45,7 @@ def describe_bundle(engine: str | Path) -> list[tuple[str, str]]:
         ("head", f"{bundle.head} ({_settings(manifest['head']['settings'])})"),
         ("backbone", " ".join(str(v) for v in manifest["backbone"].values() if v)),
         ("image", f"{height}x{width}, {bundle.preprocessing.resize_mode}"),
-        ("features", f"{manifest['dims']['features']} x {bundle.embed_dim}"),
+        ("features", f"{bundle.features_per_image} x {bundle.embed_dim}"),
         ("prompts", f"{len(bundle.templates)}, hash {bundle.prompt_hash}"),
         ("text encoder", f"hash {bundle.text_hash}"),
         ("vocabularies", ", ".join(bundle.vocabulary_names()) or "none"),

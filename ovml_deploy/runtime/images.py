@@ -106,7 +106,8 @@ def _too_large(size: str) -> str:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
+    upright = ImageOps.exif_transpose(image)  # a copy
+    upright.info.pop("transparency", None)  # or Pillow warns that the conversion drops it
     if upright.mode in _SIXTEEN_BIT or upright.mode == "I":
         return _from_integers(upright, name)
     if upright.mode == "F":

@@ -37,9 +37,9 @@ class LabelCache:
     def get(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the embeddings of those labels that are known."""
         found: dict[str, np.ndarray] = {}
-        if not self.path.exists():
-            return found
         try:
+            if not self.path.exists():
+                return found
             with self._connection() as connection:
                 for start in range(0, len(labels), _AT_ONCE):
                     some = labels[start : start + _AT_ONCE]
@@ -76,7 +76,7 @@ class LabelCache:
     def _warn(self, verb: str, error: Exception) -> None:
         logger.warning(
             "The label cache %s cannot be %s (%s); labels are encoded anew. "
-            "Set OVML_CACHE to another folder.",
+            "Delete it, or set OVML_CACHE to another folder.",
             self.path,
             verb,
             error,

@@ -1,5 +1,6 @@
 """Labels: what may be one, and how they are read from a file."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +9,8 @@ from ovml_deploy.errors import LabelError
 
 MAX_LABEL_CHARS = 256
 MAX_LABELS = 5_000_000
+
+_LINE_BREAK = re.compile(r"\r\n|\n|\r")
 
 
 def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -57,7 +60,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
             "for example: iconv -f LATIN1 -t UTF-8."
         ) from error
     try:
-        return check_labels(line for line in text.splitlines() if line.strip())
+        return check_labels(line for line in _LINE_BREAK.split(text) if line.strip())
     except LabelError as error:
         raise LabelError(f"{path}: {error}") from error
 
@@ -71,8 +74,8 @@ def _check_label(text: str, position: int) -> None:
             f"{MAX_LABEL_CHARS} are allowed. A label is a name, not a document."
         )
     for character in text:
-        # surrogates cannot be encoded; control characters break tables, CSV and logs
-        if unicodedata.category(character) in ("Cc", "Cs"):
+        # surrogates cannot be encoded; controls and line breaks spoil tables, CSV and logs
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
             raise LabelError(
                 f"Label {position} ({text!r}) holds the unprintable character {character!r}. Remove it."
             )

@@ -65,11 +65,10 @@ def select_tags(
     """
     count = len(vocabulary) if top_k is None else min(top_k, len(vocabulary))
     scores = scores_of(logits, activation)
-    if count < len(vocabulary):
-        best = np.argpartition(-logits, count - 1)[:count]
-    else:
-        best = np.arange(len(vocabulary))
-    best = best[np.lexsort((best, -logits[best]))]  # ties in vocabulary order
+    # Every label as good as the last that is kept, so that ties stay in vocabulary order.
+    last = np.partition(logits, -count)[-count]
+    best = np.flatnonzero(logits >= last)
+    best = best[np.lexsort((best, -logits[best]))][:count]
     return tuple(
         Tag(vocabulary.labels[i], float(scores[i]), float(logits[i]), int(winners[i]))
         for i in best

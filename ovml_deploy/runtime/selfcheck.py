@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ovml_deploy.errors import DeviceError
+from ovml_deploy.errors import BundleError, DeviceError
 from ovml_deploy.runtime.backends import AUTO, Backend, Graph, create_backend
 from ovml_deploy.runtime.bundle import ENCODER, GOLDEN, MATCHER, Bundle
 from ovml_deploy.runtime.text_encoder import TextEncoder
+
+_GOLDEN_ARRAYS = ("pixels", "labels", "features", "logits", "prompts", "text_features")
+_SAME = 1e-6  # relative difference of the features of two images that were not told apart
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ def check_golden(
     Raises DeviceError where two different images give the same features, or where features or
     logits miss PyTorch's by more than the backend's tolerance.
     """
-    golden = load_file(bundle.file(GOLDEN))
+    golden = _read_golden(bundle)
     pixels = golden["pixels"][:images]
     features = encoder({"pixels": pixels})["features"]
     logits = matcher({"features": features, "labels": golden["labels"]})["logits"]
-    if np.allclose(features[0], features[1]):
+    if relative_error(features[0], features[1]) <= _SAME:
         raise DeviceError(
             f"{backend.description} gives two different images the same features; it is not used. "
             "Choose another --device."
@@ -62,11 +65,24 @@ def verify(engine: str | Path, device: str = AUTO) -> list[Agreement]:
     bundle, backend = Bundle.open(engine), create_backend(device)
     encoder, matcher = backend.load(bundle.file(ENCODER)), backend.load(bundle.file(MATCHER))
     found = check_golden(bundle, backend, encoder, matcher)
-    with safe_open(bundle.file(GOLDEN), framework="numpy") as golden:
-        prompts = golden.metadata()["prompts"].split("\n")
-        expected = golden.get_tensor("text_features")
+    golden = _read_golden(bundle)
+    prompts = golden["prompts"].tobytes().decode().split("\n")
     texts = TextEncoder(bundle, backend).features(prompts)
-    return [*found, _agreement(bundle, backend, "text_features", texts, expected)]
+    return [*found, _agreement(bundle, backend, "text_features", texts, golden["text_features"])]
+
+
+def _read_golden(bundle: Bundle) -> dict[str, np.ndarray]:
+    path = bundle.file(GOLDEN)
+    try:
+        golden: dict[str, np.ndarray] = load_file(path)
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise BundleError(f"{path} cannot be read ({error}). Export the bundle again.") from error
+    missing = sorted(set(_GOLDEN_ARRAYS) - set(golden))
+    if missing or len(golden["pixels"]) < 2:
+        raise BundleError(
+            f"{path} lacks {', '.join(missing) or 'a second image'}. Export the bundle again."
+        )
+    return golden
 
 
 def _agreement(

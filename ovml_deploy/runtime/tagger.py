@@ -1,8 +1,9 @@
 """The Tagger: images in, tags out, with a vocabulary that can be swapped at any moment."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -26,6 +27,7 @@ from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 VocabularySource = Vocabulary | Sequence[str] | str | Path
 
 _SELF_CHECK_IMAGES = 2
+_IMAGES_AT_ONCE = 8
 
 _Item = TypeVar("_Item")
 
@@ -111,7 +113,8 @@ class Tagger:
             path = Path(source)
             if path.suffix == ".safetensors":
                 return Vocabulary.load(path)
-            if path.is_file() or path.suffix or not isinstance(source, str):
+            in_bundle = str(source) in self.bundle.vocabulary_names()
+            if path.is_file() or (path.suffix and not in_bundle) or isinstance(source, Path):
                 return self.text_encoder.vocabulary(read_labels(path), path.stem, progress)
             return load_named(self.bundle, source)
         return self.text_encoder.vocabulary(source, progress=progress)
@@ -146,6 +149,7 @@ class Tagger:
         uses the vocabulary of the moment unless ``vocabulary`` is given.
         """
         _check_selection(top_k, threshold)
+        self._choose(vocabulary)  # an error comes now, not with the first result
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
         return self._tag_many(images, top_k, threshold, vocabulary, batch_size)
@@ -156,8 +160,12 @@ class Tagger:
         They do not depend on the vocabulary: keep them and :meth:`match` them later. Raises
         ImageError for the first image that cannot be read.
         """
-        batch = images if isinstance(images, (list, tuple)) else [cast(ImageSource, images)]
-        return self._encode([self._pixels(image) for image in batch])
+        several = images if isinstance(images, (list, tuple)) else [cast(ImageSource, images)]
+        shape = (0, self.bundle.features_per_image, self.bundle.embed_dim)
+        features = [np.empty(shape, dtype=np.float32)]
+        for batch in _batches(several, _IMAGES_AT_ONCE):
+            features.append(self._encode([self._pixels(image) for image in batch]))
+        return np.concatenate(features)
 
     def match(self, features: np.ndarray, vocabulary: Vocabulary | None = None) -> np.ndarray:
         """Return logits ``[B, K]`` of features ``[B, M, D]`` (or ``[M, D]`` of one image)."""
@@ -171,20 +179,21 @@ class Tagger:
         vocabulary: Vocabulary | None,
         batch_size: int,
     ) -> Iterator[TagResult]:
-        for batch in _batches(self._read_ahead(images, 2 * batch_size), batch_size):
-            chosen = self._choose(vocabulary)
-            good = [(name, pixels) for name, pixels in batch if isinstance(pixels, np.ndarray)]
-            names, arrays = [name for name, _ in good], [pixels for _, pixels in good]
-            tagged = iter(self._tag_batch(names, arrays, chosen, top_k, threshold))
-            for name, pixels in batch:
-                if isinstance(pixels, np.ndarray):
-                    yield next(tagged)
-                else:
-                    yield TagResult(name, (), chosen.id, str(pixels))
+        with closing(self._read_ahead(images, 2 * batch_size)) as decoded:
+            for batch in _batches(decoded, batch_size):
+                chosen = self._choose(vocabulary)
+                good = [(name, pixels) for name, pixels in batch if isinstance(pixels, np.ndarray)]
+                names, arrays = [name for name, _ in good], [pixels for _, pixels in good]
+                tagged = iter(self._tag_batch(names, arrays, chosen, top_k, threshold))
+                for name, pixels in batch:
+                    if isinstance(pixels, np.ndarray):
+                        yield next(tagged)
+                    else:
+                        yield TagResult(name, (), chosen.id, str(pixels))
 
     def _read_ahead(
         self, images: Iterable[ImageSource], ahead: int
-    ) -> Iterator[tuple[str, np.ndarray | ImageError]]:
+    ) -> Generator[tuple[str, np.ndarray | ImageError], None, None]:
         """Decode on threads, at most ``ahead`` images before the reader; keep the order."""
         pending: deque[tuple[str, Future[np.ndarray | ImageError]]] = deque()
         source = iter(images)
@@ -238,9 +247,11 @@ class Tagger:
         features = np.asarray(features, dtype=np.float32)
         if features.ndim == 2:
             features = features[None]
-        if features.ndim != 3 or features.shape[2] != self.bundle.embed_dim:
+        expected = (self.bundle.features_per_image, self.bundle.embed_dim)
+        if features.ndim != 3 or features.shape[1:] != expected:
             raise UsageError(
-                f"Features must be [B, M, {self.bundle.embed_dim}]; these are {list(features.shape)}."
+                f"Features must be [B, {expected[0]}, {expected[1]}]; these are "
+                f"{list(features.shape)}."
             )
         outputs = self._matcher({"features": features, "labels": vocabulary.embeddings})
         return outputs["logits"], outputs["winners"]

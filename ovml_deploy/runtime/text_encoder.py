@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
+from ovml_deploy.errors import BundleError
 from ovml_deploy.runtime.backends import Backend
 from ovml_deploy.runtime.bundle import TEXT_ENCODER, TOKENIZER, Bundle, TextSettings
 from ovml_deploy.runtime.label_cache import LabelCache
@@ -51,7 +52,11 @@ class TextEncoder:
         self._bundle = bundle
         self._cache = cache or LabelCache(bundle.text_hash, bundle.prompt_hash)
         self._graph = backend.load(bundle.file(TEXT_ENCODER))
-        tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
+        path = bundle.file(TOKENIZER)
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BundleError(f"{path} is not a tokenizer: {error}. Export it again.") from error
         self.tokenizer = PromptTokenizer(tokenizer, bundle.text)
 
     def vocabulary(
@@ -62,7 +67,12 @@ class TextEncoder:
         Raises LabelError for labels that cannot be used.
         """
         labels = check_labels(labels)
-        known = self._cache.get(labels)
+        shape = (self._bundle.embed_dim,)
+        known = {
+            label: row
+            for label, row in self._cache.get(labels).items()
+            if row.shape == shape and np.isfinite(row).all()  # a damaged row is encoded again
+        }
         missing = [label for label in labels if label not in known]
         for start in range(0, len(missing), _LABELS_AT_ONCE):
             some = missing[start : start + _LABELS_AT_ONCE]

@@ -44,7 +44,7 @@ class Vocabulary:
             raise VocabularyError(
                 f"The vocabulary {self.name!r} holds embeddings that are not finite."
             )
-        if embeddings is self.embeddings:
+        if np.may_share_memory(embeddings, self.embeddings):
             embeddings = embeddings.copy()
         embeddings.flags.writeable = False
         object.__setattr__(self, "labels", labels)
@@ -83,14 +83,15 @@ class Vocabulary:
         """Write a ``.safetensors`` file, whole or not at all. Raises VocabularyError."""
         metadata = {
             "format": _FORMAT,
-            "labels": json.dumps(self.labels),
             "text_hash": self.text_hash,
             "prompt_hash": self.prompt_hash,
             "id": self.id,
         }
+        # A tensor, as the header of a safetensors file is limited; a label holds no line break.
+        text = np.frombuffer("\n".join(self.labels).encode(), dtype=np.uint8)
         try:
             with write_atomically(path) as temporary:
-                save_file({"embeddings": self.embeddings}, temporary, metadata)
+                save_file({"embeddings": self.embeddings, "labels": text}, temporary, metadata)
         except (OSError, SafetensorError) as error:
             raise VocabularyError(
                 f"The vocabulary cannot be written to {str(path)!r} ({error}). Nothing was changed; "
@@ -107,14 +108,14 @@ class Vocabulary:
                     raise VocabularyError(f"{str(path)!r} is not a vocabulary of this project.")
                 vocabulary = cls(
                     name=Path(path).stem,
-                    labels=tuple(json.loads(metadata["labels"])),
+                    labels=tuple(file.get_tensor("labels").tobytes().decode().split("\n")),
                     embeddings=file.get_tensor("embeddings"),
                     text_hash=metadata["text_hash"],
                     prompt_hash=metadata["prompt_hash"],
                 )
         except FileNotFoundError as error:
             raise VocabularyError(f"There is no vocabulary file {str(path)!r}.") from error
-        except (OSError, SafetensorError, KeyError, ValueError, LabelError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, LabelError) as error:
             raise VocabularyError(
                 f"{str(path)!r} is not a readable vocabulary ({error}). Build it again with "
                 "'ovml-deploy vocab build'."

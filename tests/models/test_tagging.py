@@ -1,0 +1,143 @@
+"""Label embeddings (normalised or not, by head) and encoding from uint8 pixels."""
+
+import pytest
+import torch
+from conftest import load
+from torch.nn import functional
+
+from ovml_deploy.errors import CheckpointError, LabelError
+from ovml_deploy.models.backbone import Backbone
+from ovml_deploy.models.heads import ZeroShotHead
+from ovml_deploy.models.qks import QKSConfig, QKSHead
+from ovml_deploy.models.tagging import TaggingModel
+
+TEMPLATES = ("a photo of a {}.", "there is a {} in the scene.", "{}")
+LABELS = ["cat", "traffic light", "person {} with braces"]
+
+
+def qks_model(backbone: Backbone, templates=TEMPLATES) -> TaggingModel:
+    torch.manual_seed(0)
+    config = QKSConfig(
+        backbone.width, backbone.embed_dim, layers=2, queries=4, attention_heads=2, intermediate=64
+    )
+    return TaggingModel(backbone, QKSHead(config), templates).eval()
+
+
+def zero_shot_model(backbone: Backbone) -> TaggingModel:
+    head = ZeroShotHead(backbone.logit_scale, backbone.logit_bias)
+    return TaggingModel(backbone, head, TEMPLATES).eval()
+
+
+def pooled_prompts(backbone: Backbone, label: str) -> torch.Tensor:
+    texts = [template.replace("{}", label) for template in TEMPLATES]
+    with torch.no_grad():
+        return backbone.model.encode_text(backbone.tokenizer(texts))
+
+
+@pytest.mark.parametrize("name", ["tiny_clip", "tiny_hf"])
+def test_qks_labels_are_plain_means(request, name: str) -> None:
+    backbone = load(request.getfixturevalue(name))
+    embeddings = qks_model(backbone).embed_labels(LABELS)
+    expected = torch.stack([pooled_prompts(backbone, label).mean(dim=0) for label in LABELS])
+    torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-5)
+    assert ((embeddings.norm(dim=-1) - 1).abs() > 1e-2).all()  # not normalised
+
+
+@pytest.mark.parametrize("name", ["tiny_clip", "tiny_siglip"])
+def test_zero_shot_labels_are_unit_means_of_unit_features(request, name: str) -> None:
+    backbone = load(request.getfixturevalue(name))
+    embeddings = zero_shot_model(backbone).embed_labels(LABELS)
+    expected = []
+    for label in LABELS:
+        features = pooled_prompts(backbone, label)
+        mean = (features / features.norm(dim=1, keepdim=True)).mean(dim=0)
+        expected.append(mean / mean.norm())
+    torch.testing.assert_close(embeddings, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(3))
+
+
+def test_many_labels_are_embedded_as_few_are(tiny_clip) -> None:
+    """70 labels cross the borders of both batches."""
+    model = qks_model(load(tiny_clip))
+    labels = [f"label {i} {'long ' * (i % 5)}" for i in range(70)]
+    together = model.embed_labels(labels)
+    assert together.shape == (70, 32)
+    alone = model.embed_labels(labels[65:67])
+    torch.testing.assert_close(together[65:67], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_label_embeddings_can_be_trained_against(tiny_clip) -> None:
+    model = qks_model(load(tiny_clip)).train()
+    logits, _ = model.match(model.head(torch.randn(2, 17, 64)), model.embed_labels(LABELS))
+    logits.sum().backward()
+    assert model.head.query_tokens.grad.abs().max() > 0
+
+
+def test_no_labels_is_an_error(tiny_clip) -> None:
+    with pytest.raises(LabelError, match="at least one"):
+        qks_model(load(tiny_clip)).embed_labels([])
+
+
+@torch.no_grad()
+def test_encode_starts_from_uint8_pixels(tiny_clip) -> None:
+    backbone = load(tiny_clip)
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    mean, std = (torch.tensor(x) for x in (backbone.preprocessing.mean, backbone.preprocessing.std))
+    images = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+    model = qks_model(backbone)
+    expected = model.head(backbone.image_tokens(images))
+    torch.testing.assert_close(model.encode(pixels), expected, rtol=1e-4, atol=1e-5)
+    zero_shot = zero_shot_model(backbone)
+    expected = functional.normalize(backbone.model.encode_image(images), dim=-1)[:, None]
+    torch.testing.assert_close(zero_shot.encode(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_zero_shot_head_works_where_there_are_no_tokens(make_backbone) -> None:
+    """CoCa's attentional pooler gives an embedding, if no tokens; its text feature appends one."""
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 8,
+            "width": 64,
+            "head_width": 32,
+            "layers": 1,
+            "attentional_pool": True,
+            "attn_pooler_heads": 2,
+            "output_tokens": True,
+        },
+        "text_cfg": {
+            "context_length": 12,
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+            "embed_cls": True,
+            "output_tokens": True,
+        },
+        "multimodal_cfg": {"context_length": 12, "width": 32, "heads": 2, "layers": 1},
+        "custom_text": True,
+    }
+    backbone = load(make_backbone("tiny-coca", config))
+    model = TaggingModel(backbone, ZeroShotHead(10.0), ("{}",)).eval()
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    labels = model.embed_labels(["cat", "a red car"])
+    logits, _ = model.match(model.encode(pixels), labels)
+    images, ids = backbone.normalise(pixels), backbone.tokenizer(["cat", "a red car"])
+    image = backbone.model.encode_image(images, normalize=True)
+    expected = 10 * image @ backbone.model.encode_text(ids, normalize=True).T
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_head_trains(tiny_clip) -> None:
+    model = qks_model(load(tiny_clip)).train()
+    assert model.head.training
+    assert not model.backbone.model.training
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"head"}
+
+
+@pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",), ("a {name}",)])
+def test_bad_templates_are_refused(tiny_clip, templates) -> None:
+    with pytest.raises(CheckpointError, match="template"):
+        qks_model(load(tiny_clip), templates)
