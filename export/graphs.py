@@ -112,8 +112,10 @@ def _export(
     assert program is not None
     proto = program.model_proto
     _check_free_dimensions(proto, dynamic)
+    _forget_origin(proto)
     store_compactly(proto)
-    if proto.ByteSize() > _PROTOBUF_LIMIT:
+    # not ByteSize(), which fails above the limit
+    if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > _PROTOBUF_LIMIT:
         onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
     else:
         onnx.save(proto, path)
@@ -129,6 +131,14 @@ def _check_free_dimensions(proto: onnx.ModelProto, dynamic: dict[str, dict[int, 
                     f"{inputs[name][axis].dim_value}. This is a fault of the export, not of your "
                     "checkpoint; please report it with the versions from 'ovml-deploy doctor'."
                 )
+
+
+def _forget_origin(proto: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces: they hold paths of this machine, and so change the hash."""
+    graph = proto.graph
+    for holder in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
 
 
 def _dim(name: str, max: int | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -18,7 +19,8 @@ import ovml_deploy
 from export.graphs import OPSET, export_encoder, export_matcher, export_text_encoder
 from export.tokenizer import check_tokenizer, export_tokenizer, text_settings
 from export.verify import measure_parity, require_parity, summarise, write_golden
-from ovml_deploy.errors import ExportError, OvmlError
+from ovml_deploy.commandline import command, run
+from ovml_deploy.errors import ExportError
 from ovml_deploy.files import sha256_file, write_folder_atomically
 from ovml_deploy.models.backbone import Backbone, BackboneSpec
 from ovml_deploy.models.checkpoint import load_checkpoint
@@ -37,7 +39,8 @@ from ovml_deploy.runtime.bundle import (
     VOCABULARIES,
     Bundle,
 )
-from ovml_deploy.runtime.labels import read_labels
+from ovml_deploy.runtime.labels import check_labels, read_labels
+from ovml_deploy.runtime.selfcheck import verify
 from ovml_deploy.runtime.text_encoder import TextEncoder
 from ovml_deploy.templates import CLIP_TEMPLATES, fill
 
@@ -68,25 +71,24 @@ def export_bundle(
     stays as it was.
     """
     target = Path(out)
-    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+    if target.exists() and not _may_be_replaced(target):
         raise ExportError(
             f"{str(target)!r} is not empty and not a bundle, so it is not overwritten. Name another "
             "--out."
         )
+    lists = {name: check_labels(labels) for name, labels in (vocabularies or {}).items()}
     model = model.eval().cpu()
     with write_folder_atomically(target) as folder:
         _write_graphs(model, folder)
-        manifest = _manifest(model, folder, next(iter(vocabularies or {}), None))
+        manifest = _manifest(model, folder, next(iter(lists), None))
         _write_manifest(folder, manifest)
         bundle = Bundle.open(folder)
         backend = create_backend("cpu")
         found = measure_parity(model, bundle, backend)
         require_parity(found)
         encoder = TextEncoder(bundle, backend)
-        for name, labels in (vocabularies or {}).items():
-            prompts = [
-                fill(template, label) for label in labels for template in model.templates[:1]
-            ]
+        for name, labels in lists.items():
+            prompts = [fill(model.templates[0], label) for label in labels]
             check_tokenizer(model.backbone, folder / TOKENIZER, prompts)
             path = folder / VOCABULARIES / f"{name}.safetensors"
             encoder.vocabulary(labels, name).save(path)
@@ -97,7 +99,12 @@ def export_bundle(
             "worst": summarise(found),
         }
         _write_manifest(folder, manifest)
+        verify(folder, "cpu")  # what every user's machine will do first
     return Bundle.open(target)
+
+
+def _may_be_replaced(target: Path) -> bool:
+    return target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
 
 
 def _write_graphs(model: TaggingModel, folder: Path) -> None:
@@ -154,6 +161,7 @@ def _features_per_image(model: TaggingModel) -> int:
     return int(settings.get("queries", 1))
 
 
+@command()
 def main(
     ckpt: str | None = None,
     out: str | None = None,
@@ -166,16 +174,22 @@ def main(
     Args:
         ckpt: a checkpoint of 'ovml-deploy train qks', or one of the official QKS release
         out: the bundle's folder; default: build/NAME after the checkpoint
-        vocab: a label file (UTF-8, one a line) to encode as the bundle's default vocabulary
+        vocab: a label file (UTF-8, one a line) to encode as the bundle's default vocabulary;
+            default: the labels the checkpoint was trained with, seen and unseen
         backbone: an open_clip model, for official checkpoints and zero-shot bundles
         pretrained: the backbone's weights: a tag or a file
     """
     name = Path(ckpt).stem if ckpt else (backbone or "").replace("/", "-").replace(":", "-")
     target = Path(out) if out else Path("build") / name
-    vocabularies = {Path(vocab).stem: read_labels(vocab)} if vocab else {}
+    given = {Path(vocab).stem: read_labels(vocab)} if vocab else None
     model = load_model(ckpt, backbone, pretrained)
-    bundle = export_bundle(model, target, vocabularies)
+    bundle = export_bundle(model, target, given or _trained_labels(model))
     _report(bundle)
+
+
+def _trained_labels(model: TaggingModel) -> dict[str, list[str]]:
+    labels = [label for some in model.labels.values() for label in some]
+    return {"trained": labels} if labels else {}
 
 
 def _report(bundle: Bundle) -> None:
@@ -190,12 +204,4 @@ def _report(bundle: Bundle) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    import fire
-    from fire.decorators import SetParseFn
-
-    try:
-        fire.Fire(SetParseFn(str)(main), name="python -m export.onnx")
-    except OvmlError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run(main, "python -m export.onnx"))

@@ -126,6 +126,8 @@ def _from_simple(tokenizer: SimpleTokenizer) -> Tokenizer:
         tokenizer.decoder[tokenizer.sot_token_id],
         tokenizer.decoder[tokenizer.eot_token_id],
     )
+    # in a label, too, as open_clip reads them
+    converted.add_special_tokens([start, end])
     converted.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}",
         special_tokens=[(start, tokenizer.sot_token_id), (end, tokenizer.eot_token_id)],

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from ovml_deploy.errors import UsageError
 from ovml_deploy.runtime.results import TagResult
@@ -18,15 +18,14 @@ def check_format(name: str) -> None:
         raise UsageError(f"Unknown format {name!r}. Choose one of: {', '.join(FORMATS)}.")
 
 
-def print_results(results: Iterable[TagResult], form: str, stream: TextIO | None = None) -> int:
+def print_results(results: Iterable[TagResult], form: str) -> int:
     """Print results as they come and return how many images failed.
 
     JSON: an array with one object a line. CSV: one row a tag, and one for a failed image.
     """
-    stream = stream or sys.stdout
     writer = {"table": _write_table, "json": _write_json, "csv": _write_csv}[form]
     failed: list[TagResult] = []
-    writer(_note_failures(results, failed), stream)
+    writer(_note_failures(results, failed))
     for result in failed:
         print(f"failed: {result.error}", file=sys.stderr)
     return len(failed)
@@ -36,12 +35,14 @@ def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     """Print a small table for people."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(_plain, row))
+        # labels are data: neither "[red]" nor ":cat:" is markup
+        table.add_row(*(Text(str(value)) for value in row))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -70,7 +71,7 @@ def _note_failures(results: Iterable[TagResult], failed: list[TagResult]) -> Ite
         yield result
 
 
-def _write_table(results: Iterable[TagResult], stream: TextIO) -> None:
+def _write_table(results: Iterable[TagResult]) -> None:
     rows = []
     for result in results:
         tags = "  ".join(f"{tag.label} {tag.score:.2f}" for tag in result)
@@ -78,30 +79,24 @@ def _write_table(results: Iterable[TagResult], stream: TextIO) -> None:
     print_rows("", ("image", "tags"), rows)
 
 
-def _write_json(results: Iterable[TagResult], stream: TextIO) -> None:
-    stream.write("[")
+def _write_json(results: Iterable[TagResult]) -> None:
+    ascii_only = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+    sys.stdout.write("[")
     for index, result in enumerate(results):
         value: dict[str, Any] = {"image": result.source, "vocabulary": result.vocabulary_id}
         if result.error is None:
             value["tags"] = [{"label": t.label, "score": t.score, "query": t.query} for t in result]
         else:
             value["error"] = result.error
-        stream.write((",\n" if index else "\n") + json.dumps(value, ensure_ascii=False))
-    stream.write("\n]\n")
+        sys.stdout.write((",\n" if index else "\n") + json.dumps(value, ensure_ascii=ascii_only))
+    sys.stdout.write("\n]\n")
 
 
-def _write_csv(results: Iterable[TagResult], stream: TextIO) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
+def _write_csv(results: Iterable[TagResult]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(("image", "label", "score", "error"))
     for result in results:
         for tag in result:
             writer.writerow((result.source, tag.label, f"{tag.score:.6f}", ""))
         if result.error is not None:
             writer.writerow((result.source, "", "", result.error))
-
-
-def _plain(value: object) -> str:
-    # labels are data: "[red]" is a label, not a colour
-    from rich.markup import escape
-
-    return escape(str(value))

@@ -226,9 +226,22 @@ def make_model() -> Callable[..., Any]:
             config = QKSConfig(backbone.width, backbone.embed_dim, **sizes)
             head = QKSHead(config, backbone.initial_projection())
             randomise(head, 1)
+            _fit_tokens(head, backbone)
         return TaggingModel(backbone, head, templates).eval()
 
     return make
+
+
+def _fit_tokens(head: Any, backbone: Any) -> None:
+    """Scale a random head to its tokens, or its attention saturates and float32 is not enough."""
+    import torch
+
+    with torch.no_grad():
+        pixels = torch.randint(0, 256, (2, *backbone.preprocessing.size, 3), dtype=torch.uint8)
+        scale = backbone.image_tokens(backbone.normalise(pixels)).std()
+        for layer in head.net.encoder.layer:
+            for part in (layer.crossattention.self.key, layer.crossattention.self.value):
+                part.weight /= scale
 
 
 @pytest.fixture(scope="session")

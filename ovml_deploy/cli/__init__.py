@@ -1,28 +1,22 @@
-"""The ``ovml-deploy`` command: parses, calls, prints.
+"""The ``ovml-deploy`` command: parses, calls, prints."""
 
-Exit codes: 0 all well; 1 an error, nothing done; 2 a wrong command line; 3 finished, but some
-images failed; 130 interrupted.
-"""
-
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import fire
-from fire.core import FireExit
+from typing import TYPE_CHECKING
 
 from ovml_deploy import __version__, assets, output
-from ovml_deploy.cli.parsing import Job, command, count, number
-from ovml_deploy.cli.train import INTERRUPTED, Train
+from ovml_deploy.cli.train import Train
 from ovml_deploy.cli.vocab import Vocab
-from ovml_deploy.errors import OvmlError, UsageError
+from ovml_deploy.commandline import SOME_FAILED, command, count, number, run
+from ovml_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from ovml_deploy.runtime.results import TagResult
 
-SOME_FAILED = 3
-_DEMO_WORDS = ("animal", "person", "vehicle", "building", "plant", "food", "machine", "fabric")
+_DEMO_WORDS = (
+    "animal", "vehicle", "building", "plant", "food", "beverage", "timepiece", "weapon",
+    "furniture", "musical instrument", "headdress", "spacecraft",
+)  # fmt: skip
 
 
 class Commands:
@@ -62,10 +56,10 @@ class Commands:
         from ovml_deploy.runtime.tagger import Tagger
 
         output.check_format(format)
-        if vocab and labels:
+        if vocab is not None and labels is not None:
             raise UsageError("Give --vocab or --labels, not both.")
         images = find_images(photos)
-        words = [part for part in labels.split(",") if part.strip()] if labels else vocab
+        words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
         tagger = Tagger.load(engine, device, words)
         results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size)
         shown = output.with_progress(results, len(images), "tagging")
@@ -147,28 +141,4 @@ class Commands:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        job = fire.Fire(Commands(), arguments, name="ovml-deploy", serialize=_silent)
-        if isinstance(job, Job):
-            return job._run() or 0
-        return 0
-    except FireExit as error:
-        return int(error.code or 0)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OvmlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe (head) has seen enough
-        sys.stderr.close()
-        return 0
-
-
-def _silent(component: Any) -> Any:
-    """Let Fire print help for a group, and nothing for a command that is yet to run."""
-    return None if isinstance(component, Job) else component
+    return run(Commands(), "ovml-deploy", argv)

@@ -1,8 +1,14 @@
 """``ovml-deploy train ...``."""
 
-from ovml_deploy.cli.parsing import command, count, counts, flag, needs_extra, number
-
-INTERRUPTED = 130
+from ovml_deploy.commandline import (
+    INTERRUPTED,
+    command,
+    count,
+    counts,
+    flag,
+    needs_extra,
+    number,
+)
 
 
 class Train:

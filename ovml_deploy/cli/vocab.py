@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ovml_deploy import assets, output
-from ovml_deploy.cli.parsing import command
+from ovml_deploy.commandline import command
+from ovml_deploy.errors import UsageError
 
 
 class Vocab:
@@ -34,6 +35,10 @@ class Vocab:
 
         bundle = Bundle.open(engine)
         name = name or Path(labels).stem
+        if Path(name).name != name:
+            raise UsageError(f"{name!r} is no name for a vocabulary; give --out to name a file.")
+        if out is not None and not out.endswith(".safetensors"):
+            raise UsageError(f"A vocabulary is a .safetensors file, and --out is {out!r}.")
         target = Path(out) if out else bundle.inside(f"{VOCABULARIES}/{name}.safetensors")
         words = read_labels(labels)
         encoder = TextEncoder(bundle, create_backend(device))

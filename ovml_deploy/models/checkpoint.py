@@ -39,10 +39,11 @@ def save_checkpoint(
 ) -> None:
     """Write ``model`` to ``path``, whole or not at all.
 
-    ``labels``: named label lists ("seen", "unseen"). ``include_backbone``: put the backbone's
-    configuration, tokenizer and weights inside; otherwise its files are named relative to the
-    checkpoint where they lie below its folder. ``extra``: plain values and tensors kept beside the
-    model (a trainer's state). Raises CheckpointError for a backbone that names no weights.
+    ``labels``: named label lists ("seen", "unseen"); default: the model's own.
+    ``include_backbone``: put the backbone's configuration, tokenizer and weights inside; otherwise
+    its files are named relative to the checkpoint where they lie below its folder. ``extra``: plain
+    values and tensors kept beside the model (a trainer's state).
+    Raises CheckpointError for a backbone that names no weights.
     """
     spec = model.backbone.spec.relative_to(Path(path).parent)
     if not include_backbone and not spec.has_weights:
@@ -63,7 +64,7 @@ def save_checkpoint(
         "backbone": asdict(spec),
         "backbone_files": files,
         "templates": list(model.templates),
-        "labels": {name: list(some) for name, some in (labels or {}).items()},
+        "labels": {name: list(some) for name, some in (labels or model.labels).items()},
         "state_dict": {name: value.detach().cpu().clone() for name, value in state.items()},
         "extra": dict(extra or {}),
     }
@@ -107,7 +108,9 @@ def load_checkpoint(
             f"{loaded.width} and {loaded.embed_dim}. Name the backbone it was trained on with "
             "--backbone."
         )
-    return TaggingModel(loaded, head, content["templates"]).eval()
+    model = TaggingModel(loaded, head, content["templates"]).eval()
+    model.labels = content["labels"]
+    return model
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

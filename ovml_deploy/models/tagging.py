@@ -1,6 +1,6 @@
 """A backbone and a head: the whole tagger in PyTorch, the reference every export is held to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class TaggingModel(nn.Module):
         self.backbone = backbone
         self.head = head
         self.templates = tuple(templates)
+        #: Named label lists that came with the checkpoint: "seen" and "unseen" in training.
+        self.labels: Mapping[str, Sequence[str]] = {}
 
     def encode(self, pixels: Tensor) -> Tensor:
         """uint8 pixels ``[B, H, W, 3]`` -> features ``[B, M, D]``."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ovml_deploy.errors import UsageError
 from ovml_deploy.runtime.images import open_image
 from ovml_deploy.runtime.results import Tag
 
@@ -24,6 +25,8 @@ class Panel:
 
 def contact_sheet(panels: Sequence[Panel], columns: int = 4) -> Image.Image:
     """Return an RGB picture of ``panels`` in rows of ``columns``, tags with their scores as bars."""
+    if not panels or columns < 1:
+        raise UsageError(f"{len(panels)} panels in {columns} columns make no picture.")
     columns = min(columns, len(panels))
     lines = max(sum(1 + len(tags) for tags in panel.tags.values()) for panel in panels)
     width, height = _PICTURE[0] + _MARGIN, _PICTURE[1] + lines * _LINE + 2 * _MARGIN

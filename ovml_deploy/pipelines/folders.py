@@ -22,14 +22,16 @@ def find_images(names: Iterable[str]) -> list[str]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
+            )
             if not inside:
                 raise UsageError(
                     f"The folder {name!r} holds no images ({', '.join(sorted(SUFFIXES))})."
                 )
             found.extend(map(str, inside))
         elif not path.exists() and glob.has_magic(name):
-            matches = sorted(glob.glob(name, recursive=True))
+            matches = sorted(m for m in glob.glob(name, recursive=True) if not Path(m).is_dir())
             if not matches:
                 raise UsageError(f"No file matches the pattern {name!r}.")
             found.extend(matches)

@@ -44,9 +44,10 @@ class LabelCache:
                 for start in range(0, len(labels), _AT_ONCE):
                     some = labels[start : start + _AT_ONCE]
                     marks = ",".join("?" * len(some))
+                    # Fetched at once: a cursor left half read would keep the file locked.
                     rows = connection.execute(
                         f"SELECT label, embedding FROM labels WHERE label IN ({marks})", some
-                    )
+                    ).fetchall()
                     found.update((row[0], np.frombuffer(row[1], dtype="<f4")) for row in rows)
         except (sqlite3.Error, OSError, ValueError) as error:
             self._warn("read", error)

@@ -73,7 +73,9 @@ def _check_label(text: str, position: int) -> None:
             f"Label {position} ({text[:40]!r}...) has {len(text):,} characters; at most "
             f"{MAX_LABEL_CHARS} are allowed. A label is a name, not a document."
         )
-    for character in text:
+    if text.isprintable():
+        return
+    for character in text:  # most of what isprintable() rejects, such as joiners, is fine
         # surrogates cannot be encoded; controls and line breaks spoil tables, CSV and logs
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
             raise LabelError(

@@ -1,0 +1,122 @@
+"""How a command line becomes a call and an exit code: Fire's parsing, with no surprises.
+
+Exit codes: 0 all well; 1 an error, nothing done; 2 a wrong command line; 3 finished, but some
+images failed; 130 interrupted.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import TextIOWrapper
+from typing import Any
+
+import fire
+import fire.decorators
+from fire.core import FireExit
+from fire.decorators import SetParseFn, SetParseFns
+
+from ovml_deploy.errors import MissingDependencyError, OvmlError, UsageError
+
+SOME_FAILED = 3
+INTERRUPTED = 130
+
+# Fire marks what it decorates with this attribute, and would list it in --help as a group.
+fire.decorators.FIRE_METADATA = "_fire_metadata"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A parsed command. It runs once Fire has accepted the whole command line, not before.
+
+    Fire would take a public member for a further word of the command line, so it has none.
+    """
+
+    _run: Callable[[], int | None]
+
+
+def command(**types: Callable[[str], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function a command whose arguments stay text, except those with a type given here."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def parsed(*args: Any, **kwargs: Any) -> Job:
+            return Job(functools.partial(function, *args, **kwargs))
+
+        return SetParseFns(**types)(SetParseFn(str)(parsed))
+
+    return decorate
+
+
+def count(text: str) -> int:
+    """Read a whole number."""
+    if not text.isdecimal():
+        raise UsageError(f"{text!r} is not a whole number.")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is not a number.") from None
+
+
+def flag(text: str) -> bool:
+    """Read a switch."""
+    if text not in ("True", "False"):
+        raise UsageError(f"This option is a switch and takes no value; it was given {text!r}.")
+    return text == "True"
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Read whole numbers separated by commas."""
+    return tuple(count(part.strip()) for part in text.strip("()[]").split(",") if part.strip())
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Turn a missing package into the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"This needs the package {error.name!r}. Install it: pip install 'ovml-deploy[{extra}]'"
+        ) from error
+
+
+def run(component: Any, name: str, argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` (default: this process's) names; return its exit code."""
+    _escape_what_cannot_be_printed()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        job = fire.Fire(component, arguments, name=name, serialize=_silent)
+        code = (job._run() or 0) if isinstance(job, Job) else 0
+        sys.stdout.flush()  # here, where a closed pipe is met
+        return code
+    except FireExit as error:
+        return int(error.code or 0)
+    except BrokenPipeError:  # the reader of a pipe (head) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OvmlError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _escape_what_cannot_be_printed() -> None:
+    """A file name need not be UTF-8, nor a terminal able to show every label."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silent(component: Any) -> Any:
+    """Let Fire print help for a group, and nothing for a command that is yet to run."""
+    return None if isinstance(component, Job) else component
