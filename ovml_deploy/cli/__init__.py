@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ovml_deploy.runtime.results import TagResult
 
 _DEMO_WORDS = (
-    "animal", "vehicle", "building", "plant", "food", "beverage", "timepiece", "weapon",
-    "furniture", "musical instrument", "headdress", "spacecraft",
+    "animal", "vehicle", "building", "plant", "food", "beverage", "timepiece", "furniture",
+    "musical instrument", "spacecraft",
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ class Commands:
             raise UsageError("Give --vocab or --labels, not both.")
         images = find_images(photos)
         words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
-        tagger = Tagger.load(engine, device, words)
+        tagger = Tagger.load(engine, device, words, output.show_encoding)
         results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size)
         shown = output.with_progress(results, len(images), "tagging")
         return SOME_FAILED if output.print_results(shown, format) else 0
@@ -79,17 +79,17 @@ class Commands:
         photographs = [str(path) for path in assets.sample_photographs()]
         tagger = Tagger.load(assets.MINI)
         runs: dict[str, Sequence[TagResult]] = {}
-        for words in (tagger.vocabulary, _DEMO_WORDS):
+        for name, words, tags in (("everyday", tagger.vocabulary, 4), ("general", _DEMO_WORDS, 2)):
             vocabulary = tagger.use_vocabulary(words)
-            title = f"{len(vocabulary)} {'everyday ' if not runs else ''}words"
-            runs[title] = [*tagger.tag_many(photographs, top_k=4)]
+            title = f"{len(vocabulary)} {name} words"
+            runs[title] = [*tagger.tag_many(photographs, top_k=tags)]
             rows = [
                 (Path(r.source).name, "  ".join(f"{t.label} {t.score:.2f}" for t in r))
                 for r in runs[title]
             ]
             output.print_rows(f"\n{title}", ("photograph", "tags"), rows)
         panels = [
-            Panel(source, {title: runs[title][i][:4] for title in runs})
+            Panel(source, {title: results[i] for title, results in runs.items()})
             for i, source in enumerate(photographs)
         ]
         with write_atomically(out) as temporary:

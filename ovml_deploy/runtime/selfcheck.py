@@ -25,11 +25,17 @@ class Agreement:
     tolerance: float
 
 
-def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
-    """Return max |value - reference| / max |reference|; infinite where a value is not finite."""
+def relative_error(
+    value: np.ndarray, reference: np.ndarray, reach: np.ndarray | None = None
+) -> float:
+    """Return max |value - reference| / max |reach|; infinite where a value is not finite.
+
+    ``reach``: what the output ranges over (default: ``reference``), for a reference so small, such
+    as one logit, that it may lie near zero by chance.
+    """
     if value.shape != reference.shape or not np.isfinite(value).all():
         return float("inf")
-    scale = max(float(np.abs(reference).max()), 1e-12)
+    scale = max(float(np.abs(reference if reach is None else reach).max()), 1e-12)
     return float(np.abs(value.astype(np.float64) - reference).max() / scale)
 
 

@@ -55,6 +55,7 @@ class Tagger:
         engine: str | Path,
         device: str = AUTO,
         vocabulary: VocabularySource | None = None,
+        progress: Progress | None = None,
     ) -> "Tagger":
         """Open a bundle on a device, check it on the golden inputs, and choose a vocabulary.
 
@@ -68,7 +69,7 @@ class Tagger:
         check_golden(bundle, backend, encoder, matcher, _SELF_CHECK_IMAGES)
         tagger = cls(bundle, backend, encoder, matcher)
         if vocabulary is not None:
-            tagger.use_vocabulary(vocabulary)
+            tagger.use_vocabulary(vocabulary, progress)
         elif bundle.default_vocabulary is not None:
             tagger.use_vocabulary(load_named(bundle, bundle.default_vocabulary))
         return tagger
