@@ -1,0 +1,100 @@
+"""Runs every command and snippet of the README, as typed, in a folder like a user's."""
+
+import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ovml_deploy import assets
+from ovml_deploy.runtime.bundle import Bundle
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+#: What a test cannot have: the weights of a hub, and hours. The rest of the line stays as typed.
+TRAIN = "--backbone ViT-B-16-quickgelu --pretrained openai"
+FASTER = "--epochs 1 --layers 1 --queries 2 --views 1 --val-fraction 0.4"
+
+pytestmark = pytest.mark.skipif(
+    not (assets.MINI / "bundle.json").exists(), reason="the embedded model is not built"
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photographs, labels and training data under the README's names."""
+    folder = tmp_path_factory.mktemp("readme")
+    photos = folder / "photos"
+    photos.mkdir()
+    samples = assets.sample_photographs()[:4]
+    for sample in samples:
+        shutil.copy(sample, photos)
+    for name, sample in zip(("dock.jpg", "yard.jpg"), samples, strict=False):
+        shutil.copy(sample, folder / name)
+    (folder / "labels.txt").write_text("cat\ncoffee cup\nrocket\nflower\n7\n", "utf-8")
+    with (folder / "train.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("image_path", "posi_labels"))
+        rows.writerows(
+            (f"photos/{sample.name}", "cat|animal" if i % 2 else "machine|thing")
+            for i, sample in enumerate(samples)
+        )
+    return folder
+
+
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run one line in a shell that finds this environment's commands."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    assert {language for language, _ in BLOCKS} == {"bash", "python"}
+
+
+def test_make_commands() -> None:
+    if not (ROOT / ".venv/ready").exists():
+        pytest.skip("`make demo` would install packages: run the tests with `make test`")
+    result = run("make demo", ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "cat.jpg" in result.stdout
+    assert (ROOT / "build/demo.jpg").stat().st_size > 10_000
+    assert "pytest" in run("make -n test", ROOT).stdout  # running it here would never end
+
+
+def test_commands_and_snippet(world: Path, tiny_clip: Any) -> None:
+    """In order, since later ones use what earlier ones made; the snippet once its bundle is there."""
+    tiny = f"--backbone {tiny_clip.name} --pretrained {tiny_clip.pretrained} {FASTER}"
+    ran = 0
+    for language, block in sorted(BLOCKS, key=lambda item: item[0]):
+        if language == "python":
+            result = run(f"{sys.executable} - <<'END'\n{block}\nEND", world)
+            assert result.returncode == 0, result.stderr
+            lines = result.stdout.splitlines()
+            assert len(lines) == 2
+            assert {line.rsplit(" ", 1)[0] for line in lines} == {"forklift", "hard hat"}
+            continue
+        for line in block.splitlines():
+            if line.startswith("make "):
+                continue
+            result = run(line.replace(TRAIN, tiny), world)
+            assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+            ran += 1
+    assert ran >= 14
+    assert "warehouse" in run("ovml-deploy vocab list --engine build/qks", world).stdout
+
+
+def test_the_embedded_models_figures_are_its_own() -> None:
+    worst = Bundle.open(assets.MINI).manifest["parity"]["worst"]
+    errors = " | ".join(f"{figure['relative_error']:.1e}" for figure in worst)
+    assert f"| embedded model, QKS | {errors} | yes |" in README
