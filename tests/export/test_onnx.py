@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from export.onnx import export_bundle, main
 from ovml_deploy.commandline import run
 from ovml_deploy.models.backbone import Backbone, BackboneSpec
 from ovml_deploy.models.checkpoint import save_checkpoint
+from ovml_deploy.models.heads import ZeroShotHead
 from ovml_deploy.models.qks import QKSConfig, QKSHead
+from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.selfcheck import verify
 from ovml_deploy.runtime.tagger import Tagger
@@ -33,6 +37,13 @@ CASES = [
 ]
 
 
+def require_agreement(manifest: Mapping[str, Any]) -> None:
+    logits = [f for f in manifest["parity"]["figures"] if f["output"] == "logits"]
+    assert len(logits) == 20
+    assert max(f["relative_error"] for f in logits) <= 1e-5
+    assert all(f["top_labels_equal"] for f in logits)
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_every_tower_becomes_a_bundle(
     request, make_model, pictures, tmp_path: Path, name: str, kind: str
@@ -40,10 +51,7 @@ def test_every_tower_becomes_a_bundle(
     model = make_model(request.getfixturevalue(name), kind)
     labels = ["cat", "red car", "a small bench", "tree"]
     bundle = export_bundle(model, tmp_path / "bundle", {"few": labels})
-    logits = [f for f in bundle.manifest["parity"]["figures"] if f["output"] == "logits"]
-    assert len(logits) == 20
-    assert max(f["relative_error"] for f in logits) <= 1e-5
-    assert all(f["top_labels_equal"] for f in logits)
+    require_agreement(bundle.manifest)
     assert (bundle.head, bundle.embed_dim) == (kind, model.backbone.embed_dim)
     assert {found.output for found in verify(bundle.path)} == {
         "features",
@@ -138,12 +146,13 @@ def test_a_wrong_command_line_says_so_and_does_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_official_checkpoint_of_a_real_size(tmp_path: Path) -> None:
-    """ViT-B/16 and two layers of random weights: the command, parity, and DESIGN §5 in numpy."""
+@pytest.mark.parametrize(("layers", "queries"), [(2, 5), (7, 12)])
+def test_an_official_checkpoint_of_a_real_size(tmp_path: Path, layers: int, queries: int) -> None:
+    """ViT-B/16 and random weights: the command, parity, and DESIGN §5 in numpy."""
     torch.manual_seed(0)
     spec = BackboneSpec("ViT-B-16-quickgelu")
     backbone = Backbone.load(spec, load_weights=False)
-    head = QKSHead(QKSConfig(layers=2, queries=5), backbone.initial_projection())
+    head = QKSHead(QKSConfig(layers=layers, queries=queries), backbone.initial_projection())
     state = {f"module.{name}": value for name, value in head.state_dict().items()}
     clip = backbone.model.state_dict()
     del clip["visual.proj"]
@@ -155,13 +164,10 @@ def test_an_official_checkpoint_of_a_real_size(tmp_path: Path) -> None:
     done = command("--ckpt", tmp_path / "official.pth", "--backbone", spec.name, "--out", out)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((out / "bundle.json").read_text())
-    assert manifest["dims"] == {"features": 5, "embedding": 512}
-    assert manifest["head"]["settings"]["layers"] == 2
+    assert manifest["dims"] == {"features": queries, "embedding": 512}
+    assert manifest["head"]["settings"]["layers"] == layers
     assert len(manifest["templates"]) == 85
-    logits = [f for f in manifest["parity"]["figures"] if f["output"] == "logits"]
-    assert len(logits) == 20
-    assert max(f["relative_error"] for f in logits) <= 1e-5
-    assert all(f["top_labels_equal"] for f in logits)
+    require_agreement(manifest)
 
     tagger = Tagger.load(out)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
@@ -176,3 +182,11 @@ def test_an_official_checkpoint_of_a_real_size(tmp_path: Path) -> None:
     image_tags = tagger.tag(pixels[0], top_k=None)
     by_label = {tag.label: tag.query for tag in image_tags}
     assert [by_label[label] for label in vocabulary.labels] == [*winners[0]]
+
+
+def test_zero_shot_of_a_real_size(tmp_path: Path) -> None:
+    """CLIP ViT-B/16 with random weights, through the graphs, at every size."""
+    torch.manual_seed(0)
+    backbone = Backbone.load(BackboneSpec("ViT-B-16-quickgelu"), load_weights=False)
+    model = TaggingModel(backbone, ZeroShotHead(scale=100.0), ["a photo of a {}."]).eval()
+    require_agreement(export_bundle(model, tmp_path / "clip").manifest)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import load, make_hf_folder
+from backbones import load, make_hf_folder
 
 from ovml_deploy.errors import CheckpointError
 from ovml_deploy.models.backbone import Backbone, BackboneSpec

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import load
+from backbones import load
 
 from ovml_deploy.models.heads import ZeroShotHead
 

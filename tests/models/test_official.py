@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from backbones import CONFIGS, randomise
 from qks_reference import qks_features, qks_logits
 from torch import Tensor
 from vit_reference import vit_tokens
@@ -66,8 +66,6 @@ def independent_logits(state: State, images: Tensor, labels: np.ndarray, heads: 
 @pytest.fixture(scope="module")
 def tiny(make_backbone: Callable[..., Any]) -> tuple[str, State]:
     """The name and the weights of a small CLIP with QuickGELU."""
-    from conftest import CONFIGS
-
     spec = make_backbone("tiny-openai", {**CONFIGS["tiny-clip"], "quick_gelu": True}, seed=3)
     return spec.name, torch.load(spec.pretrained, weights_only=True)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import load
+from backbones import load
 from torch.nn import functional
 
 from ovml_deploy.errors import CheckpointError, LabelError

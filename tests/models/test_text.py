@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import load
+from backbones import load
 
 PROMPTS = [
     "a photo of the cat .",

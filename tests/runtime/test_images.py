@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import tempfile
 import threading
 import warnings
 import zlib
@@ -11,27 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from drawn import encoded, picture
 from PIL import Image
 
 from ovml_deploy.errors import ImageError
 from ovml_deploy.runtime.images import MAX_PIXELS, describe, open_image
 
 EXIF_ORIENTATION = 0x0112
-
-
-def picture(width: int = 12, height: int = 8) -> Image.Image:
-    """Smooth, so that JPEG keeps it close, and with four different corners."""
-    x = np.linspace(0, 255, width)[None, :].repeat(height, 0)
-    y = np.linspace(0, 255, height)[:, None].repeat(width, 1)
-    return Image.fromarray(np.stack([x, y, 255 - x / 2], axis=2).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **settings) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **settings)
-    return stream.getvalue()
 
 
 def png(width: int, height: int, pixels: bytes) -> bytes:
@@ -365,72 +350,3 @@ def test_threads_leave_the_warning_filters_alone(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert list(warnings.filters) == before
-
-
-# --- and nothing but an ImageError, whatever the bytes
-
-SEEDS = [
-    encoded(picture(), kind, **settings)
-    for kind, settings in [
-        ("JPEG", {}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {}),
-        ("PPM", {}), ("TIFF", {"compression": "tiff_lzw"}), ("ICO", {}), ("TGA", {}),
-        ("JPEG2000", {}), ("DDS", {}), ("PCX", {}), ("SGI", {}), ("ICNS", {}), ("MPO", {}),
-    ]
-]  # fmt: skip
-
-
-def image_or_error(data: bytes) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for source in (data, io.BytesIO(data)):
-            try:
-                opened = open_image(source)
-            except ImageError:
-                continue
-            assert opened.mode == "RGB"
-            assert opened.width * opened.height > 0
-            opened.tobytes()
-
-
-FUZZ = settings(
-    max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
-
-
-@FUZZ
-@given(st.binary(max_size=300))
-def test_any_bytes(data: bytes) -> None:
-    image_or_error(data)
-
-
-@FUZZ
-@given(
-    st.sampled_from(SEEDS),
-    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=6),
-    st.integers(0, 2000),
-)
-def test_any_damage_to_a_real_file(seed: bytes, changes: list[tuple[int, int]], cut: int) -> None:
-    data = bytearray(seed)
-    for position, value in changes:
-        data[position % len(data)] = value
-    image_or_error(bytes(data[: len(data) - cut % len(data)] if cut % 3 == 0 else data))
-
-
-@FUZZ
-@given(st.binary(max_size=120))
-def test_any_exif(exif: bytes) -> None:
-    image_or_error(encoded(picture(), "JPEG", exif=b"Exif\0\0" + exif))
-
-
-@FUZZ
-@given(st.binary(max_size=300), st.sampled_from([".jpg", ".png", ".gif", ".tif", ""]))
-def test_any_file(data: bytes, suffix: str) -> None:
-    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
-        file.write(data)
-        file.flush()
-        message = ""
-        try:
-            assert open_image(file.name).mode == "RGB"
-        except ImageError as error:
-            message = str(error)
-        assert not message or file.name in message
