@@ -64,11 +64,11 @@ def export_encoder(model: TaggingModel, path: Path) -> None:
     _export(Encoder(model), {"pixels": pixels}, {"pixels": {0: _dim("batch")}}, ["features"], path)
 
 
-def export_matcher(model: TaggingModel, features: int, path: Path) -> None:
+def export_matcher(model: TaggingModel, path: Path) -> None:
     """Write ``matcher.onnx``: ``features``, ``labels`` -> ``logits``, ``winners``."""
     dims = model.backbone.embed_dim
     example = {
-        "features": torch.randn(_EXAMPLES, features, dims),
+        "features": torch.randn(_EXAMPLES, model.head.features_per_image, dims),
         "labels": torch.randn(_EXAMPLES + 1, dims),
     }
     dynamic = {"features": {0: _dim("batch")}, "labels": {0: _dim("labels")}}

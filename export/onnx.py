@@ -109,7 +109,7 @@ def _may_be_replaced(target: Path) -> bool:
 
 def _write_graphs(model: TaggingModel, folder: Path) -> None:
     export_encoder(model, folder / ENCODER)
-    export_matcher(model, _features_per_image(model), folder / MATCHER)
+    export_matcher(model, folder / MATCHER)
     export_text_encoder(model, folder / TEXT_ENCODER)
     export_tokenizer(model.backbone, folder / TOKENIZER)
     write_golden(model, folder / GOLDEN)
@@ -128,7 +128,7 @@ def _manifest(model: TaggingModel, folder: Path, default_vocabulary: str | None)
         },
         "backbone": asdict(backbone.spec),
         "preprocessing": backbone.preprocessing.to_config(),
-        "dims": {"features": _features_per_image(model), "embedding": backbone.embed_dim},
+        "dims": {"features": head.features_per_image, "embedding": backbone.embed_dim},
         "text": asdict(text_settings(backbone)),
         "templates": list(model.templates),
         "default_vocabulary": default_vocabulary,
@@ -154,11 +154,6 @@ def _manifest(model: TaggingModel, folder: Path, default_vocabulary: str | None)
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", "utf-8")
-
-
-def _features_per_image(model: TaggingModel) -> int:
-    settings = model.head.settings()
-    return int(settings.get("queries", 1))
 
 
 @command()

@@ -19,6 +19,11 @@ class Head(nn.Module):
     normalises_labels: ClassVar[bool]  # each prompt's features and their mean, to unit norm
     activation: Literal["sigmoid", "softmax"]  # logits -> scores
 
+    @property
+    def features_per_image(self) -> int:
+        """M, the number of features of an image."""
+        raise NotImplementedError
+
     def match(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and the index of the winning feature, both ``[B, K]``."""
         raise NotImplementedError
@@ -50,6 +55,11 @@ class ZeroShotHead(Head):
     def forward(self, pooled: Tensor) -> Tensor:
         """Return unit-norm features ``[B, 1, D]`` of pooled embeddings ``[B, D]``."""
         return F.normalize(pooled, dim=-1).unsqueeze(1)
+
+    @property
+    def features_per_image(self) -> int:
+        """One: the pooled embedding."""
+        return 1
 
     def match(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[B, K]`` and winners (all zero: there is one feature).

@@ -161,6 +161,11 @@ class QKSHead(Head):
         queries = self.query_tokens.expand(tokens.shape[0], -1, -1)
         return self.net(queries, tokens) @ self.proj
 
+    @property
+    def features_per_image(self) -> int:
+        """One for each query."""
+        return self.config.queries
+
     def match(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and the winning query's index, both ``[B, K]``.
 

@@ -142,7 +142,7 @@ class Tagger:
         top_k: int | None = 5,
         threshold: float | None = None,
         vocabulary: Vocabulary | None = None,
-        batch_size: int = 8,
+        batch_size: int = _IMAGES_AT_ONCE,
     ) -> Iterator[TagResult]:
         """Yield a result for each image, in order, reading ahead on threads.
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backbones import load
+from backbones import POOLER_VISION, load
 from torch.nn import functional
 
 from ovml_deploy.errors import CheckpointError, LabelError
@@ -97,16 +97,7 @@ def test_a_zero_shot_head_works_where_there_are_no_tokens(make_backbone) -> None
     """CoCa's attentional pooler gives an embedding, if no tokens; its text feature appends one."""
     config = {
         "embed_dim": 32,
-        "vision_cfg": {
-            "image_size": 32,
-            "patch_size": 8,
-            "width": 64,
-            "head_width": 32,
-            "layers": 1,
-            "attentional_pool": True,
-            "attn_pooler_heads": 2,
-            "output_tokens": True,
-        },
+        "vision_cfg": {**POOLER_VISION, "output_tokens": True},
         "text_cfg": {
             "context_length": 12,
             "width": 32,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backbones import load
+from backbones import POOLER_VISION, load
 from torch import Tensor
 from torch.nn import functional
 
@@ -169,15 +169,7 @@ def test_other_timm_towers(make_backbone, model: str, vision: dict, positions: i
 def test_coca_is_refused(make_backbone) -> None:
     config = {
         "embed_dim": 32,
-        "vision_cfg": {
-            "image_size": 32,
-            "patch_size": 8,
-            "width": 64,
-            "head_width": 32,
-            "layers": 1,
-            "attentional_pool": True,
-            "attn_pooler_heads": 2,
-        },
+        "vision_cfg": POOLER_VISION,
         "text_cfg": {"context_length": 8, "width": 32, "heads": 2, "layers": 1},
     }
     backbone = load(make_backbone("tiny-pooler", config))

@@ -12,6 +12,9 @@ _VIT = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layer
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "the", "cat", "dog"]
 _WORDS += ["car", "there", "is", "in", "scene", ".", "##s", "##er", "red", "small", "bench"]
 
+#: CoCa's image tower, which ends in an attentional pooler.
+POOLER_VISION = {**_VIT, "layers": 1, "attentional_pool": True, "attn_pooler_heads": 2}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "tiny-clip": {"embed_dim": 32, "quick_gelu": False, "vision_cfg": _VIT, "text_cfg": _TEXT},
     "tiny-resnet": {
