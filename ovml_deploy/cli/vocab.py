@@ -1,14 +1,22 @@
 """``ovml-deploy vocab ...``."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ovml_deploy import assets, output
-from ovml_deploy.commandline import command
+from ovml_deploy.commandline import SOME_FAILED, command, number
 from ovml_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from ovml_deploy.pipelines.calibrate import CalibrationReport
+    from ovml_deploy.pipelines.labelled_images import Labelled
+    from ovml_deploy.runtime.vocabulary import Vocabulary
 
 
 class Vocab:
-    """Build and look at vocabularies."""
+    """Build, calibrate and look at vocabularies."""
 
     @command()
     def build(
@@ -37,8 +45,7 @@ class Vocab:
         name = name or Path(labels).stem
         if Path(name).name != name:
             raise UsageError(f"{name!r} is no name for a vocabulary; give --out to name a file.")
-        if out is not None and not out.endswith(".safetensors"):
-            raise UsageError(f"A vocabulary is a .safetensors file, and --out is {out!r}.")
+        _check_out(out)
         target = Path(out) if out else bundle.inside(f"{VOCABULARIES}/{name}.safetensors")
         words = read_labels(labels)
         encoder = TextEncoder(bundle, create_backend(device))
@@ -59,8 +66,14 @@ class Vocab:
         bundle = Bundle.open(engine)
         found = [load_named(bundle, name) for name in bundle.vocabulary_names()]
         default = bundle.default_vocabulary
-        rows = [(v.name, len(v), v.id, "default" if v.name == default else "") for v in found]
-        output.print_rows("", ("name", "labels", "id", ""), rows)
+        rows = [
+            (
+                *(v.name, len(v), v.id, "yes" if v.calibration else "no"),
+                "default" if v.name == default else "",
+            )
+            for v in found
+        ]
+        output.print_rows("", ("name", "labels", "id", "calibrated", ""), rows)
 
     @command()
     def show(self, vocabulary: str, engine: str = str(assets.MINI)) -> None:
@@ -70,11 +83,115 @@ class Vocab:
             vocabulary: its name in the bundle, or a .safetensors file
             engine: the bundle
         """
-        from ovml_deploy.runtime.bundle import Bundle
-        from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
-
-        if vocabulary.endswith(".safetensors"):
-            shown = Vocabulary.load(vocabulary)
-        else:
-            shown = load_named(Bundle.open(engine), vocabulary)
+        shown, _ = _open(vocabulary, engine)
         print("\n".join(shown.labels))
+
+    @command(precision=number)
+    def calibrate(
+        self,
+        vocabulary: str,
+        data: str,
+        images: str | None = None,
+        engine: str = str(assets.MINI),
+        precision: float | None = None,
+        out: str | None = None,
+        device: str = "auto",
+    ) -> int:
+        """Make a vocabulary's scores probabilities, learned from images whose labels are known.
+
+        From then on, tagging with it shows only tags that are more likely right than wrong, or
+        that reach the precision asked for. What is printed comes from 5-fold cross-validation.
+
+        Args:
+            vocabulary: its name in the bundle, or a .safetensors file
+            data: a folder with a subfolder of images for each label, or what 'train' takes as data:
+                a CSV or COCO file, or FOLDER:PART of a known layout
+            images: where the relative paths of a CSV or COCO file start; default: its own folder
+            engine: the bundle whose scores are calibrated
+            precision: the share of tags that must be right; default: each more likely than not
+            out: the .safetensors file to write; default: the vocabulary itself
+            device: auto, or one that 'ovml-deploy doctor' lists
+        """
+        import numpy as np
+
+        from ovml_deploy.pipelines import calibrate as work
+        from ovml_deploy.pipelines.labelled_images import targets_for
+        from ovml_deploy.runtime.tagger import Tagger
+
+        work.check_precision(precision)
+        _check_out(out)
+        words, own_file = _open(vocabulary, engine)
+        paths, labelled = _read_data(data, images)
+        targets, strange = targets_for(labelled, words.labels)
+        work.check_size(len(paths), len(words))
+        tagger = Tagger.load(engine, device, words)
+        encoded = output.with_progress(tagger.encode_many(paths), len(paths), "encoding")
+        logits, kept, failed = work.collect_logits(tagger, words, encoded, len(paths))
+        for message in failed:
+            print(f"failed: {message}", file=sys.stderr)
+        targets = targets if len(kept) == len(paths) else np.ascontiguousarray(targets[kept])
+        calibrated, report = work.calibrate_vocabulary(
+            words, logits, targets, tagger.bundle.activation, precision
+        )
+        target = Path(out) if out else own_file
+        calibrated.save(target)
+        _print_report(calibrated, report, len(failed), len(strange))
+        print(f"{target}: {len(calibrated):,} labels, calibrated, id {calibrated.id}")
+        return SOME_FAILED if failed else 0
+
+
+def _check_out(out: str | None) -> None:
+    if out is not None and not out.endswith(".safetensors"):
+        raise UsageError(f"A vocabulary is a .safetensors file, and --out is {out!r}.")
+
+
+def _open(vocabulary: str, engine: str) -> "tuple[Vocabulary, Path]":
+    """The vocabulary of this name in the bundle, or in this file; and its file."""
+    from ovml_deploy.runtime.bundle import VOCABULARIES, Bundle
+    from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
+
+    if vocabulary.endswith(".safetensors"):
+        return Vocabulary.load(vocabulary), Path(vocabulary)
+    bundle = Bundle.open(engine)
+    file = bundle.inside(f"{VOCABULARIES}/{vocabulary}.safetensors")
+    return load_named(bundle, vocabulary), file
+
+
+def _read_data(data: str, images: str | None) -> "tuple[Sequence[str], Labelled]":
+    if Path(data).is_dir():
+        from ovml_deploy.pipelines.labelled_images import read_labelled_folder
+
+        if images is not None:
+            raise UsageError(
+                f"{data!r} is a folder that holds its images; leave --images {images!r} away."
+            )
+        folder = read_labelled_folder(data)
+        return folder.paths, folder
+    from ovml_deploy.training.data import read_dataset
+
+    dataset = read_dataset(data, images)
+    return [str(record.path) for record in dataset.records], dataset
+
+
+def _print_report(
+    vocabulary: "Vocabulary", report: "CalibrationReport", failed: int, strange: int
+) -> None:
+    calibration = vocabulary.calibration
+    assert calibration is not None
+    rows = [
+        ("images", f"{calibration.images:,}"),
+        ("images that could not be read", f"{failed:,}"),
+        ("positive labels of them", f"{calibration.positives:,}"),
+        ("labels with fewer than 5 positives", f"{report.few_positives:,} of {len(vocabulary):,}"),
+        ("labels that the data do not know", f"{report.unknown_labels:,}"),
+        ("labels of the data that are not in the vocabulary", f"{strange:,}"),
+        ("threshold", f"{calibration.threshold:.3f}"),
+        ("precision", f"{report.precision:.3f}"),
+        ("recall", f"{report.recall:.3f}"),
+        ("tags per image", f"{report.tags_per_image:.2f}"),
+        ("calibration error before", f"{report.error_before:.4f}"),
+        ("calibration error after", f"{report.error_after:.4f}"),
+    ]
+    output.print_rows("", ("", ""), rows)
+    if report.few_positives:
+        print("Labels with few positives lean on the offset that all labels share.")

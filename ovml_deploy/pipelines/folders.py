@@ -22,14 +22,12 @@ def find_images(names: Iterable[str]) -> list[str]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
-            )
+            inside = images_inside(path)
             if not inside:
                 raise UsageError(
                     f"The folder {name!r} holds no images ({', '.join(sorted(SUFFIXES))})."
                 )
-            found.extend(map(str, inside))
+            found.extend(inside)
         elif not path.exists() and glob.has_magic(name):
             matches = sorted(m for m in glob.glob(name, recursive=True) if not Path(m).is_dir())
             if not matches:
@@ -40,3 +38,9 @@ def find_images(names: Iterable[str]) -> list[str]:
     if not found:
         raise UsageError("No images are named. Give files, folders or patterns.")
     return list(dict.fromkeys(found))
+
+
+def images_inside(folder: Path) -> list[str]:
+    """Return the paths of all images in a folder and its subfolders, sorted."""
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    return [str(path) for path in sorted(files)]

@@ -6,12 +6,17 @@ from typing import overload
 
 import numpy as np
 
+from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class Tag:
-    """One label of one image. ``query``: the index of the feature that matched it best."""
+    """One label of one image.
+
+    ``score``: in [0, 1]; with a calibrated vocabulary the probability that the label is right.
+    ``logit``: as the model gave it. ``query``: the index of the feature that matched it best.
+    """
 
     label: str
     score: float
@@ -42,8 +47,16 @@ class TagResult(Sequence[Tag]):
         return self.tags[index]
 
 
-def scores_of(logits: np.ndarray, activation: str) -> np.ndarray:
-    """Logits ``[..., K]`` -> scores in [0, 1]: "sigmoid" label by label, "softmax" over labels."""
+def scores_of(
+    logits: np.ndarray, activation: str, calibration: Calibration | None = None
+) -> np.ndarray:
+    """Logits ``[..., K]`` -> scores in [0, 1]: the one place where this is done.
+
+    With a calibration, its probabilities, whatever the activation. Without one, "sigmoid" label by
+    label or "softmax" over labels.
+    """
+    if calibration is not None:
+        logits, activation = calibration.logits(logits), "sigmoid"
     logits = np.asarray(logits, dtype=np.float64)
     if activation == "softmax":
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -61,14 +74,20 @@ def select_tags(
 ) -> tuple[Tag, ...]:
     """Return an image's tags, best first, from its logits and winners ``[K]``.
 
-    ``top_k`` keeps at most so many, ``threshold`` those whose score reaches it.
+    ``top_k`` keeps at most so many, ``threshold`` those whose score reaches it; None stands for
+    the threshold of the vocabulary's calibration, and for no threshold where there is none.
     """
+    calibration = vocabulary.calibration
+    if threshold is None and calibration is not None:
+        threshold = calibration.threshold
     count = len(vocabulary) if top_k is None else min(top_k, len(vocabulary))
-    scores = scores_of(logits, activation)
+    scores = scores_of(logits, activation, calibration)
+    # Ranked before the sigmoid, which makes all great logits the same 1.0.
+    ranks = logits if calibration is None else calibration.logits(logits)
     # Every label as good as the last that is kept, so that ties stay in vocabulary order.
-    last = np.partition(logits, -count)[-count]
-    best = np.flatnonzero(logits >= last)
-    best = best[np.lexsort((best, -logits[best]))][:count]
+    last = np.partition(ranks, -count)[-count]
+    best = np.flatnonzero(ranks >= last)
+    best = best[np.lexsort((best, -ranks[best]))][:count]
     return tuple(
         Tag(vocabulary.labels[i], float(scores[i]), float(logits[i]), int(winners[i]))
         for i in best

@@ -1,13 +1,10 @@
 """The Tagger: images in, tags out, with a vocabulary that can be swapped at any moment."""
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 
@@ -16,10 +13,10 @@ from ovml_deploy.runtime.backends import AUTO, Backend, Graph, create_backend
 from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
 from ovml_deploy.runtime.images import ImageSource, describe, open_image
 from ovml_deploy.runtime.labels import read_labels
+from ovml_deploy.runtime.read_ahead import batches, read_ahead
 from ovml_deploy.runtime.results import TagResult, select_tags
 from ovml_deploy.runtime.selfcheck import check_golden
 from ovml_deploy.runtime.text_encoder import Progress, TextEncoder
-from ovml_deploy.runtime.threads import available_cpus
 from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 
 #: What ``use_vocabulary`` takes: labels, a vocabulary, a label file or vocabulary file, or the name
@@ -28,8 +25,6 @@ VocabularySource = Vocabulary | Sequence[str] | str | Path
 
 _SELF_CHECK_IMAGES = 2
 _IMAGES_AT_ONCE = 8
-
-_Item = TypeVar("_Item")
 
 
 class Tagger:
@@ -129,12 +124,13 @@ class Tagger:
     ) -> TagResult:
         """Return an image's tags, best first: at most ``top_k``, with a score of ``threshold``.
 
-        Raises ImageError where the image cannot be read.
+        Without ``threshold``, a calibrated vocabulary's own applies, so that there may be no tag;
+        0.0 switches it off. Raises ImageError where the image cannot be read.
         """
         _check_selection(top_k, threshold)
         chosen = self._choose(vocabulary)
-        pixels = self._pixels(image)
-        return self._tag_batch([describe(image)], [pixels], chosen, top_k, threshold)[0]
+        features = self._encode([self._pixels(image)])
+        return self._tags([describe(image)], features, chosen, top_k, threshold)[0]
 
     def tag_many(
         self,
@@ -144,15 +140,14 @@ class Tagger:
         vocabulary: Vocabulary | None = None,
         batch_size: int = _IMAGES_AT_ONCE,
     ) -> Iterator[TagResult]:
-        """Yield a result for each image, in order, reading ahead on threads.
+        """Yield a result for each image, in order, reading ahead on threads; else as :meth:`tag`.
 
         A bad image gives a result with ``error`` set and no tags; it never ends the run. Each batch
         uses the vocabulary of the moment unless ``vocabulary`` is given.
         """
         _check_selection(top_k, threshold)
         self._choose(vocabulary)  # an error comes now, not with the first result
-        if batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+        _check_batch_size(batch_size)
         return self._tag_many(images, top_k, threshold, vocabulary, batch_size)
 
     def encode(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
@@ -164,9 +159,19 @@ class Tagger:
         several = images if isinstance(images, (list, tuple)) else [cast(ImageSource, images)]
         shape = (0, self.bundle.features_per_image, self.bundle.embed_dim)
         features = [np.empty(shape, dtype=np.float32)]
-        for batch in _batches(several, _IMAGES_AT_ONCE):
+        for batch in batches(several, _IMAGES_AT_ONCE):
             features.append(self._encode([self._pixels(image) for image in batch]))
         return np.concatenate(features)
+
+    def encode_many(
+        self, images: Iterable[ImageSource], batch_size: int = _IMAGES_AT_ONCE
+    ) -> Generator[tuple[str, np.ndarray | ImageError], None, None]:
+        """Yield each image's name and features ``[M, D]``, in order, reading ahead on threads.
+
+        A bad image gives its ImageError in place of the features; it never ends the run.
+        """
+        _check_batch_size(batch_size)
+        return self._encode_many(images, batch_size)
 
     def match(self, features: np.ndarray, vocabulary: Vocabulary | None = None) -> np.ndarray:
         """Return logits ``[B, K]`` of features ``[B, M, D]`` (or ``[M, D]`` of one image)."""
@@ -180,57 +185,41 @@ class Tagger:
         vocabulary: Vocabulary | None,
         batch_size: int,
     ) -> Iterator[TagResult]:
-        with closing(self._read_ahead(images, 2 * batch_size)) as decoded:
-            for batch in _batches(decoded, batch_size):
+        with closing(self._encode_many(images, batch_size)) as encoded:
+            for batch in batches(encoded, batch_size):
                 chosen = self._choose(vocabulary)
-                good = [(name, pixels) for name, pixels in batch if isinstance(pixels, np.ndarray)]
-                names, arrays = [name for name, _ in good], [pixels for _, pixels in good]
-                tagged = iter(self._tag_batch(names, arrays, chosen, top_k, threshold))
-                for name, pixels in batch:
-                    if isinstance(pixels, np.ndarray):
-                        yield next(tagged)
+                names, features = _good(batch)
+                tagged = iter(self._tags(names, features, chosen, top_k, threshold))
+                for name, found in batch:
+                    if isinstance(found, ImageError):
+                        yield TagResult(name, (), chosen.id, str(found))
                     else:
-                        yield TagResult(name, (), chosen.id, str(pixels))
+                        yield next(tagged)
 
-    def _read_ahead(
-        self, images: Iterable[ImageSource], ahead: int
+    def _encode_many(
+        self, images: Iterable[ImageSource], batch_size: int
     ) -> Generator[tuple[str, np.ndarray | ImageError], None, None]:
-        """Decode on threads, at most ``ahead`` images before the reader; keep the order."""
-        pending: deque[tuple[str, Future[np.ndarray | ImageError]]] = deque()
-        source = iter(images)
-        with ThreadPoolExecutor(available_cpus(), thread_name_prefix="ovml-decode") as pool:
-            try:
-                while True:
-                    for image in islice(source, ahead - len(pending)):
-                        pending.append((describe(image), pool.submit(self._try_pixels, image)))
-                    if not pending:
-                        return
-                    name, future = pending.popleft()
-                    yield name, future.result()
-            finally:
-                for _, future in pending:
-                    future.cancel()
-
-    def _try_pixels(self, image: ImageSource) -> np.ndarray | ImageError:
-        try:
-            return self._pixels(image)
-        except ImageError as error:
-            return error
+        with closing(read_ahead(images, self._pixels, 2 * batch_size)) as decoded:
+            for batch in batches(decoded, batch_size):
+                pixels = _good(batch)[1]
+                features = iter(self._encode(pixels) if pixels else ())
+                for name, found in batch:
+                    yield name, found if isinstance(found, ImageError) else next(features)
 
     def _pixels(self, image: ImageSource) -> np.ndarray:
         return self.bundle.preprocessing(open_image(image))
 
-    def _tag_batch(
+    def _tags(
         self,
         names: Sequence[str],
-        pixels: Sequence[np.ndarray],
+        features: Sequence[np.ndarray] | np.ndarray,
         vocabulary: Vocabulary,
         top_k: int | None,
         threshold: float | None,
     ) -> list[TagResult]:
         if not names:
             return []
-        logits, winners = self._match(self._encode(pixels), vocabulary)
+        logits, winners = self._match(np.asarray(features), vocabulary)
         activation = self.bundle.activation
         return [
             TagResult(
@@ -271,7 +260,14 @@ def _check_selection(top_k: int | None, threshold: float | None) -> None:
         raise UsageError(f"threshold is {threshold}; scores lie between 0 and 1.")
 
 
-def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    source = iter(items)
-    while batch := list(islice(source, size)):
-        yield batch
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+
+
+def _good(
+    batch: Iterable[tuple[str, np.ndarray | ImageError]],
+) -> tuple[list[str], list[np.ndarray]]:
+    """Names and arrays of those that are no errors."""
+    good = [(name, found) for name, found in batch if isinstance(found, np.ndarray)]
+    return [name for name, _ in good], [array for _, array in good]

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 from ovml_deploy.errors import LabelError, VocabularyError
 from ovml_deploy.files import write_atomically
 from ovml_deploy.runtime.bundle import VOCABULARIES, Bundle
+from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.labels import check_labels
 
 _FORMAT = "ovml-deploy/vocabulary"
@@ -23,6 +25,7 @@ _FORMAT = "ovml-deploy/vocabulary"
 class Vocabulary:
     """Labels and their embeddings ``[K, D]`` (float32), made by one text encoder and prompt pool.
 
+    With a ``calibration`` (of one engine's logits) the scores of its labels are probabilities.
     Nothing in it can be changed; to change the words, make another one and swap it in.
     """
 
@@ -31,6 +34,7 @@ class Vocabulary:
     embeddings: np.ndarray
     text_hash: str
     prompt_hash: str
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         labels = check_labels(self.labels)
@@ -44,6 +48,11 @@ class Vocabulary:
             raise VocabularyError(
                 f"The vocabulary {self.name!r} holds embeddings that are not finite."
             )
+        if self.calibration is not None and len(self.calibration.offsets) != len(labels):
+            raise VocabularyError(
+                f"{len(labels)} labels need as many calibration offsets; there are "
+                f"{len(self.calibration.offsets)}. Calibrate the vocabulary {self.name!r} again."
+            )
         if np.may_share_memory(embeddings, self.embeddings):
             embeddings = embeddings.copy()
         embeddings.flags.writeable = False
@@ -55,11 +64,17 @@ class Vocabulary:
 
     @cached_property
     def id(self) -> str:
-        """Names this content: labels, embeddings and what made them (16 hexadecimal digits)."""
+        """Names this content: labels, embeddings, what made them, and the calibration, if any.
+
+        16 hexadecimal digits.
+        """
         digest = hashlib.sha256(
             json.dumps([self.labels, self.text_hash, self.prompt_hash]).encode()
         )
         digest.update(self.embeddings.data)
+        if self.calibration is not None:
+            digest.update(_facts(self.calibration).encode())
+            digest.update(self.calibration.offsets.data)
         return digest.hexdigest()[:16]
 
     def check_fits(self, bundle: Bundle) -> None:
@@ -89,9 +104,13 @@ class Vocabulary:
         }
         # A tensor, as the header of a safetensors file is limited; a label holds no line break.
         text = np.frombuffer("\n".join(self.labels).encode(), dtype=np.uint8)
+        tensors = {"embeddings": self.embeddings, "labels": text}
+        if self.calibration is not None:
+            metadata["calibration"] = _facts(self.calibration)
+            tensors["offsets"] = self.calibration.offsets
         try:
             with write_atomically(path) as temporary:
-                save_file({"embeddings": self.embeddings, "labels": text}, temporary, metadata)
+                save_file(tensors, temporary, metadata)
         except (OSError, SafetensorError) as error:
             raise VocabularyError(
                 f"The vocabulary cannot be written to {str(path)!r} ({error}). Nothing was changed; "
@@ -112,6 +131,7 @@ class Vocabulary:
                     embeddings=file.get_tensor("embeddings"),
                     text_hash=metadata["text_hash"],
                     prompt_hash=metadata["prompt_hash"],
+                    calibration=_read_calibration(file, metadata),
                 )
         except FileNotFoundError as error:
             raise VocabularyError(f"There is no vocabulary file {str(path)!r}.") from error
@@ -126,6 +146,26 @@ class Vocabulary:
                 "Build it again with 'ovml-deploy vocab build'."
             )
         return vocabulary
+
+
+def _facts(calibration: Calibration) -> str:
+    """All of a calibration but its offsets, as JSON."""
+    fields = asdict(calibration)
+    del fields["offsets"]
+    return json.dumps(fields, sort_keys=True)
+
+
+def _read_calibration(file: Any, metadata: dict[str, str]) -> Calibration | None:
+    if "calibration" not in metadata:
+        return None
+    facts = json.loads(metadata["calibration"])
+    try:
+        calibration = Calibration(offsets=file.get_tensor("offsets"), **facts)
+    except VocabularyError as error:
+        raise ValueError(str(error)) from error
+    if _facts(calibration) != metadata["calibration"]:  # other digits, though the same numbers
+        raise ValueError("its calibration was changed")
+    return calibration
 
 
 def load_named(bundle: Bundle, name: str) -> Vocabulary:

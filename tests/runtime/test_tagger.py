@@ -1,5 +1,6 @@
 """The public API (DESIGN §8): tagging, features kept for later, and vocabularies swapped."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from ovml_deploy.errors import (
     VocabularyError,
 )
 from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.runtime.calibration import Calibration
 
 
 def decoding_threads() -> list[str]:
@@ -66,6 +68,31 @@ def test_top_k_and_threshold(tiny_tagger: Tagger, pictures: list[Path]) -> None:
     assert tiny_tagger.tag(pictures[0], threshold=middle).tags == everything.tags[:3]
     (many,) = tiny_tagger.tag_many(pictures[:1], top_k=2, threshold=middle)
     assert many.tags == everything.tags[:2]
+
+
+def test_a_calibrated_vocabulary_brings_its_threshold(tiny_tagger: Tagger, pictures) -> None:
+    plain = tiny_tagger.tag(pictures[0], top_k=None)
+    logits = {tag.label: tag.logit for tag in plain}
+    labels = tiny_tagger.vocabulary.labels
+    # logits all 0, 1, 2, 3, 4 after calibration, in the vocabulary's order
+    offsets = np.array([i - 2 * logits[label] for i, label in enumerate(labels)])
+    calibration = Calibration(2.0, offsets, threshold=0.85)
+    calibrated = dataclasses.replace(tiny_tagger.vocabulary, calibration=calibration)
+    tiny_tagger.use_vocabulary(calibrated)
+    result = tiny_tagger.tag(pictures[0])
+    assert [tag.label for tag in result] == list(labels[:1:-1])
+    expected = 1 / (1 + np.exp(-np.array([4, 3, 2])))
+    np.testing.assert_allclose([tag.score for tag in result], expected, atol=1e-3)
+    np.testing.assert_allclose([t.logit for t in result], [logits[t.label] for t in result], 1e-4)
+    assert result.vocabulary_id == calibrated.id
+    (many,) = tiny_tagger.tag_many(pictures[:1])
+    assert [tag.label for tag in many] == [tag.label for tag in result]
+    everything = tiny_tagger.tag(pictures[0], threshold=0.0)
+    assert [tag.label for tag in everything] == list(labels[::-1])
+    assert tiny_tagger.tag(pictures[0], top_k=2).tags == result.tags[:2]
+    strict = dataclasses.replace(calibration, threshold=1.0)
+    strict_words = dataclasses.replace(calibrated, calibration=strict)
+    assert tiny_tagger.tag(pictures[0], vocabulary=strict_words).tags == ()
 
 
 @pytest.mark.parametrize(
@@ -186,6 +213,32 @@ def test_many_images_are_encoded_in_batches(tiny_tagger: Tagger, pictures) -> No
     assert max(sizes) <= 8
     assert sum(sizes) == 20
     assert tiny_tagger.encode([]).shape == (0, 3, 32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_features_come_one_by_one_past_bad_images(tiny_tagger, pictures, batch_size) -> None:
+    images = ["absent.jpg", *pictures[:3], b"", *pictures[3:]]
+    found = list(tiny_tagger.encode_many(images, batch_size))
+    names = ["absent.jpg", *map(str, pictures[:3]), "<0 bytes>", *map(str, pictures[3:])]
+    assert [name for name, _ in found] == names
+    assert [isinstance(value, ImageError) for _, value in found] == [
+        i in (0, 4) for i in range(len(images))
+    ]
+    assert "no such file" in str(found[0][1])
+    features = np.stack([value for _, value in found if isinstance(value, np.ndarray)])
+    np.testing.assert_allclose(features, tiny_tagger.encode(pictures), rtol=1e-4, atol=1e-5)
+
+
+def test_encoding_many_is_lazy_and_bounded(tiny_tagger: Tagger, pictures) -> None:
+    source = Endless(pictures[0])
+    encoded = tiny_tagger.encode_many(source, batch_size=2)
+    assert source.taken == 0
+    next(encoded)
+    assert source.taken <= 2 + 2 * 2
+    encoded.close()
+    assert decoding_threads() == []
+    with pytest.raises(UsageError, match="batch_size is 0"):
+        tiny_tagger.encode_many(pictures, batch_size=0)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3, 31), (2, 4, 32), (1, 2, 3, 32), (32,)])

@@ -1,4 +1,6 @@
 import dataclasses
+import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from ovml_deploy.errors import LabelError, VocabularyError
+from ovml_deploy.runtime import vocabulary as module
 from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 
 LABELS = ("cat", "caf\u00e9 \u732b", '"quoted", [red] \\n', "2024")
@@ -21,6 +25,12 @@ def make(labels=LABELS, dims: int = 4, **changes) -> Vocabulary:
     return Vocabulary(**{"embeddings": embeddings.astype(np.float32), **values, **changes})
 
 
+def calibrated(**changes) -> Vocabulary:
+    values = {"slope": 0.1 + 0.2, "threshold": 0.625, "images": 12, "positives": 7}
+    offsets = np.array([0.1, -2, 3e-9, 4])
+    return make(calibration=Calibration(**{"offsets": offsets, **values, **changes}))
+
+
 def test_round_trip(tmp_path: Path) -> None:
     written = make()
     path = tmp_path / "new" / "mine.safetensors"
@@ -30,6 +40,72 @@ def test_round_trip(tmp_path: Path) -> None:
         assert getattr(read, field) == getattr(written, field)
     np.testing.assert_array_equal(read.embeddings, written.embeddings)
     assert [p.name for p in path.parent.iterdir()] == ["mine.safetensors"]
+
+
+@pytest.mark.parametrize("precision", [None, 0.8])
+def test_a_calibration_makes_the_round_trip(tmp_path: Path, precision: float | None) -> None:
+    written = calibrated(precision=precision)
+    written.save(tmp_path / "v.safetensors")
+    read = Vocabulary.load(tmp_path / "v.safetensors")
+    for field in ("slope", "threshold", "images", "positives", "precision"):
+        assert getattr(read.calibration, field) == getattr(written.calibration, field), field
+    np.testing.assert_array_equal(read.calibration.offsets, written.calibration.offsets)
+    assert read.calibration.offsets.dtype == np.float32
+    assert read.id == written.id
+    logits = np.array([1.5, -2, 0, 40], np.float32)
+    np.testing.assert_array_equal(
+        read.calibration.logits(logits), written.calibration.logits(logits)
+    )
+
+
+def test_numbers_of_numpy_are_stored_too(tmp_path: Path) -> None:
+    odd = calibrated(slope=np.float32(0.5), threshold=np.float32(0.5), images=np.int64(3))
+    odd = dataclasses.replace(
+        odd, calibration=dataclasses.replace(odd.calibration, precision=np.float32(0.5))
+    )
+    odd.save(tmp_path / "v.safetensors")
+    assert Vocabulary.load(tmp_path / "v.safetensors").id == odd.id
+
+
+def test_a_calibration_needs_an_offset_a_label() -> None:
+    with pytest.raises(VocabularyError, match=r"4 labels need as many.*there are 3"):
+        calibrated(offsets=np.zeros(3))
+
+
+def test_without_a_calibration_the_id_is_what_it_ever_was() -> None:
+    vocabulary = make()
+    digest = hashlib.sha256(json.dumps([LABELS, "t", "p"]).encode())
+    digest.update(vocabulary.embeddings.tobytes())
+    assert vocabulary.id == digest.hexdigest()[:16]
+
+
+def test_the_id_names_the_calibration() -> None:
+    several = [
+        make(),
+        calibrated(),
+        calibrated(slope=0.3),
+        calibrated(offsets=np.zeros(4)),
+        calibrated(threshold=0.5),
+        calibrated(images=13),
+        calibrated(positives=8),
+        calibrated(precision=0.9),
+    ]
+    assert len({vocabulary.id for vocabulary in several}) == len(several)
+
+
+def test_a_kill_while_saving_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "mine.safetensors"
+    make().save(path)
+
+    def killed(tensors, file: Path, metadata) -> None:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        calibrated().save(path)
+    assert Vocabulary.load(path).id == make().id
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_in_it_can_be_changed() -> None:
@@ -100,7 +176,8 @@ def test_another_width_is_refused(tiny_bundle: Path) -> None:
         narrow.check_fits(bundle)
 
 
-def test_every_changed_byte_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [make, calibrated])
+def test_every_changed_byte_is_found(tmp_path: Path, make) -> None:
     """In the header, a label, an embedding: no file with one wrong byte is taken for the old."""
     path = tmp_path / "mine.safetensors"
     make().save(path)
