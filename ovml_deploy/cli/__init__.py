@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovml_deploy import __version__, assets, output
+from ovml_deploy.cli.evaluate import evaluate_command
 from ovml_deploy.cli.train import Train
 from ovml_deploy.cli.vocab import Vocab
 from ovml_deploy.commandline import SOME_FAILED, command, count, number, run
@@ -47,7 +48,8 @@ class Commands:
             vocab: a label file, a vocabulary file, or the name of one in the bundle
             labels: the labels themselves, separated by commas
             top_k: at most so many tags an image
-            threshold: only tags with at least this score
+            threshold: only tags with at least this score; default: a calibrated vocabulary's own,
+                so an image may get none (0 shows all top_k), and otherwise no threshold
             device: auto, or one that 'ovml-deploy doctor' lists
             format: table, json or csv
             batch_size: images encoded at once
@@ -137,6 +139,8 @@ class Commands:
     def version(self) -> None:
         """Print the version."""
         print(__version__)
+
+    evaluate = staticmethod(evaluate_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

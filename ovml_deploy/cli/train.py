@@ -1,5 +1,12 @@
 """``ovml-deploy train ...``."""
 
+import functools
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
 from ovml_deploy.commandline import (
     INTERRUPTED,
     command,
@@ -9,36 +16,92 @@ from ovml_deploy.commandline import (
     needs_extra,
     number,
 )
+from ovml_deploy.errors import UsageError
+
+Types = Mapping[str, Callable[[str], Any]]
+
+_TYPES: Types = {
+    "layers": count,
+    "queries": count,
+    "epochs": count,
+    "batch_size": count,
+    "lr": number,
+    "weight_decay": number,
+    "views": count,
+    "val_fraction": number,
+    "seed": count,
+    "checkpoint_every": count,
+    "top_k": counts,
+    "include_backbone": flag,
+    "resume": flag,
+}
+
+
+def read_settings(path: str | Path, options: set[str], types: Types) -> dict[str, Any]:
+    """Read options from a TOML file, each checked as on the command line. Raises UsageError."""
+    source = Path(path)
+    try:
+        values = tomllib.loads(source.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The settings {str(source)!r} cannot be read: {error}.") from error
+    settings = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in options:
+            raise UsageError(
+                f"{str(source)!r} sets {key!r}, which is no option. The options are: "
+                f"{', '.join(sorted(options))}."
+            )
+        try:
+            settings[name] = types.get(name, str)(_as_typed(value))
+        except UsageError as error:
+            raise UsageError(f"{str(source)!r}, {key}: {error}") from error
+    return settings
+
+
+def _as_typed(value: Any) -> str:
+    """A value of TOML as one would type it on the command line."""
+    if isinstance(value, list):
+        return ",".join(_as_typed(item) for item in value)
+    if not isinstance(value, (str, int, float)):  # bool is an int
+        raise UsageError(f"{value!r} is neither text, a number, true or false, nor a list.")
+    return str(value)
+
+
+def _with_config(function: Callable[..., int]) -> Callable[..., int]:
+    """Let the option ``config`` name a file of the others; what the caller gives wins."""
+    signature = inspect.signature(function)
+    options = set(signature.parameters) - {"self", "config"}
+
+    @functools.wraps(function)
+    def configured(*args: Any, **kwargs: Any) -> int:
+        bound = signature.bind(*args, **kwargs).arguments
+        given = {name: value for name, value in bound.items() if value is not None}
+        file = given.get("config")
+        settings = {} if file is None else read_settings(file, options, _TYPES)
+        return function(**{**settings, **given})
+
+    return configured
 
 
 class Train:
     """Train a head on a frozen backbone (needs the 'train' extra)."""
 
-    @command(
-        layers=count,
-        queries=count,
-        epochs=count,
-        batch_size=count,
-        lr=number,
-        weight_decay=number,
-        views=count,
-        val_fraction=number,
-        seed=count,
-        checkpoint_every=count,
-        top_k=counts,
-        include_backbone=flag,
-        resume=flag,
-    )
+    @command(**_TYPES)
+    @_with_config
     def qks(
         self,
-        data: str,
-        backbone: str,
+        data: str | None = None,
+        backbone: str | None = None,
+        *,
+        config: str | None = None,
         out: str = "runs/qks",
         pretrained: str | None = None,
         val: str | None = None,
         images: str | None = None,
         val_images: str | None = None,
         unseen: str | None = None,
+        seen: str | None = None,
         cache: str | None = None,
         loss: str = "asl",
         layers: int = 7,
@@ -60,14 +123,17 @@ class Train:
         """Train a QKS head (arXiv 2401.01181) on images with labels; writes OUT/qks.pt.
 
         Args:
-            data: a CSV (image_path,posi_labels,nega_labels) or a COCO instances JSON
+            data: a CSV, a COCO instances JSON, or FOLDER:PART in an official layout, as VOC2007:test
             backbone: an open_clip model, a local-dir: folder, or a model configuration
+            config: a TOML file of these options, such as recipes/nus-wide.toml; those on the
+                command line win
             out: where checkpoints, log and features go
             pretrained: the backbone's weights: a tag of open_clip or a file
             val: validation data; default: a share of the training images (val_fraction)
-            images: the folder relative image paths start from; default: the data file's
+            images: the folder relative image paths start from; default: where the data have them
             val_images: the same for the validation data
             unseen: a text file of labels to keep out of training, for ZSL and GZSL figures
+            seen: a text file of labels to train on; default: the data's other labels
             cache: the folder of backbone features; default: OUT/features
             loss: asl, bce or ranking
             layers: depth of the query stack
@@ -86,7 +152,10 @@ class Train:
             include_backbone: put the backbone inside qks.pt
             resume: go on where an interrupted run stopped
         """
-        chosen = {name: value for name, value in locals().items() if name != "self"}
+        chosen = {name: value for name, value in locals().items() if name not in ("self", "config")}
+        for name in ("data", "backbone"):
+            if chosen[name] is None:
+                raise UsageError(f"Name --{name}, on the command line or in the --config file.")
         with needs_extra("train"):
             from ovml_deploy.training.run import train_qks
         return INTERRUPTED if train_qks(**chosen).interrupted else 0

@@ -12,6 +12,8 @@ import numpy as np
 
 DEFAULT_TOP_K = (3, 5)
 
+_IMAGES_AT_ONCE = 4096  # 125,000 images of 7,586 labels would not fit several times over
+
 
 @dataclass(frozen=True)
 class TopK:
@@ -32,13 +34,14 @@ class Evaluation:
     images: int
     classes: int
 
-    def as_row(self, prefix: str) -> dict[str, float]:
-        """Return plain values, named for a log: ``{prefix}_map``, ``{prefix}_f1@3``, ..."""
-        row = {f"{prefix}_map": self.mean_ap}
+    def as_row(self, prefix: str = "") -> dict[str, float]:
+        """Return plain values by name: "map", "p@3", "r@3", "f1@3", ..., each after ``prefix_``."""
+        start = f"{prefix}_" if prefix else ""
+        row = {f"{start}map": self.mean_ap}
         for top in self.top:
-            row[f"{prefix}_p@{top.k}"] = top.precision
-            row[f"{prefix}_r@{top.k}"] = top.recall
-            row[f"{prefix}_f1@{top.k}"] = top.f1
+            row[f"{start}p@{top.k}"] = top.precision
+            row[f"{start}r@{top.k}"] = top.recall
+            row[f"{start}f1@{top.k}"] = top.f1
         return row
 
 
@@ -79,19 +82,40 @@ def top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> TopK:
     Unknown labels are no candidates: an image with fewer than k known labels gives all of them.
     Of equal scores the earlier label wins. nan without positives.
     """
-    _check(scores, targets)
-    images = (targets == 1).any(axis=1)
-    scores, targets = scores[images], targets[images]
-    total = int((targets == 1).sum())
+    hits, given, total = (int(row.sum()) for row in top_k_counts(scores, targets, k))
     if total == 0:
         return TopK(k, float("nan"), float("nan"), float("nan"))
-    candidates = np.where(targets >= 0, scores, -np.inf)
-    best = np.argsort(-candidates, axis=1, kind="stable")[:, :k]
-    chosen = np.take_along_axis(targets, best, axis=1)
-    hits, given = int((chosen == 1).sum()), int((chosen >= 0).sum())
     precision, recall = hits / given, hits / total
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     return TopK(k, precision, recall, f1)
+
+
+def top_k_counts(
+    scores: np.ndarray, targets: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return hits, labels given and positives of every image, int64 ``[N]`` each.
+
+    Images without a positive count nothing. See ``top_k``.
+    """
+    _check(scores, targets)
+    hits, given = np.zeros((2, len(scores)), dtype=np.int64)
+    for start in range(0, len(scores), _IMAGES_AT_ONCE):
+        rows = slice(start, start + _IMAGES_AT_ONCE)
+        best = _best(np.where(targets[rows] >= 0, scores[rows], -np.inf), k)
+        hits[rows] = (best & (targets[rows] == 1)).sum(axis=1)
+        given[rows] = (best & (targets[rows] >= 0)).sum(axis=1)
+    positives = (targets == 1).sum(axis=1)
+    return hits, given * (positives > 0), positives
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Mark the k greatest of every row ``[N, K]``; of equal ones the earlier."""
+    if k >= scores.shape[1]:
+        return np.ones(scores.shape, dtype=bool)
+    last = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    better, ties = scores > last, scores == last
+    wanted = k - better.sum(axis=1, keepdims=True)
+    return better | (ties & (np.cumsum(ties, axis=1) <= wanted))
 
 
 def evaluate(
@@ -106,6 +130,13 @@ def evaluate(
     )
 
 
+def split_columns(seen: int, total: int) -> dict[str, slice]:
+    """Return the columns of "seen" (the first ones), and with others "zsl" (those) and "gzsl"."""
+    if seen == total:
+        return {"seen": slice(None)}
+    return {"seen": slice(seen), "zsl": slice(seen, None), "gzsl": slice(None)}
+
+
 def evaluate_split(
     scores: np.ndarray, targets: np.ndarray, seen: int, ks: Sequence[int] = DEFAULT_TOP_K
 ) -> dict[str, Evaluation]:
@@ -114,11 +145,10 @@ def evaluate_split(
     Gives "seen"; with unseen labels also "zsl" (their columns alone) and "gzsl" (all columns).
     """
     _check(scores, targets)
-    parts = {"seen": evaluate(scores[:, :seen], targets[:, :seen], ks)}
-    if seen < scores.shape[1]:
-        parts["zsl"] = evaluate(scores[:, seen:], targets[:, seen:], ks)
-        parts["gzsl"] = evaluate(scores, targets, ks)
-    return parts
+    return {
+        name: evaluate(scores[:, columns], targets[:, columns], ks)
+        for name, columns in split_columns(seen, scores.shape[1]).items()
+    }
 
 
 def _check(scores: np.ndarray, targets: np.ndarray) -> None:

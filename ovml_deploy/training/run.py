@@ -16,7 +16,14 @@ from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.templates import QKS_TEMPLATES
 from ovml_deploy.training.cache_key import label_key
 from ovml_deploy.training.config import TrainConfig
-from ovml_deploy.training.data import Dataset, Split, make_split, read_dataset, read_unseen
+from ovml_deploy.training.data import (
+    Dataset,
+    Split,
+    make_split,
+    read_dataset,
+    read_seen,
+    read_unseen,
+)
 from ovml_deploy.training.devices import choose_device
 from ovml_deploy.training.examples import Examples, TrainingData
 from ovml_deploy.training.features import BuildOptions, FeatureCache, build_features
@@ -59,6 +66,7 @@ def train_qks(
     images: str | Path | None = None,
     val_images: str | Path | None = None,
     unseen: str | Path | None = None,
+    seen: str | Path | None = None,
     cache: str | Path | None = None,
     loss: str = "asl",
     layers: int = 7,
@@ -82,9 +90,10 @@ def train_qks(
 ) -> TrainResult:
     """Train a QKS head and write ``out/qks.pt`` (the best epoch), a log and resumable state.
 
-    ``data`` and ``val``: official CSV or COCO JSON; ``images`` and ``val_images`` (default:
-    ``images``): where relative paths start (default: the data file's folder). ``unseen``: text file
-    of labels to keep out of training. ``cache``: folder of features (default: ``out/features``).
+    ``data`` and ``val``: official CSV, COCO JSON or FOLDER:PART; ``images`` and ``val_images``
+    (default: ``images``): where relative paths start (default: the data file's folder, or where the
+    layout has them). ``unseen``: text file of labels to keep out of training; ``seen``: one of those
+    to train on. ``cache``: folder of features (default: ``out/features``).
     The others: see TrainConfig. Ctrl-C saves and returns. Raises OvmlError of any kind for input
     that cannot be used.
     """
@@ -110,7 +119,8 @@ def train_qks(
     goes_on = _goes_on(folder, resume)
     train_set = read_dataset(data, images)
     val_set = read_dataset(val, val_images if val_images is not None else images) if val else None
-    split = make_split(train_set, val_set, read_unseen(unseen) if unseen else ())
+    held_back, wanted = read_unseen(unseen) if unseen else (), read_seen(seen) if seen else None
+    split = make_split(train_set, val_set, held_back, wanted)
     run = _Run(
         config=config,
         out=folder,

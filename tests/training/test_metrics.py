@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from ovml_deploy.training.metrics import (
@@ -13,6 +15,105 @@ from ovml_deploy.training.metrics import (
     mean_average_precision,
     top_k,
 )
+
+Case = tuple[np.ndarray, np.ndarray]
+
+
+@st.composite
+def cases(draw: st.DrawFn, classes: int = 5) -> Case:
+    """Scores with or without ties and targets from none to all positive, some of them unknown."""
+    random = np.random.default_rng(draw(st.integers(0, 10**6)))
+    shape = draw(st.integers(1, 30)), draw(st.integers(1, classes))
+    levels = draw(st.sampled_from([1, 2, 5, None]))  # 1: all scores are equal
+    scores = random.normal(size=shape) if levels is None else random.integers(0, levels, shape) / 4
+    positive, unknown = (draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])) for _ in range(2))
+    targets = (random.random(shape) < positive).astype(int)
+    return scores, np.where(random.random(shape) < unknown, -1, targets)
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(classes=1))
+def test_average_precision_is_scikit_learns_on_anything(case: Case) -> None:
+    scores, targets = case[0][:, 0], case[1][:, 0]
+    known = targets >= 0
+    if not (targets == 1).any():  # scikit-learn warns and says 0
+        assert math.isnan(average_precision(scores, targets))
+        return
+    expected = average_precision_score(targets[known], scores[known])
+    assert average_precision(scores, targets) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases())
+def test_average_precision_is_torchmetrics_on_anything(case: Case) -> None:
+    """Its exact mode (thresholds=None) joins ties as ours does; ignore_index=-1 is our unknown.
+
+    It takes a sigmoid of scores outside [0, 1], so they are brought there; it sums in float32; it
+    calls a class without positives 0 or nan, and fails on one without a known target.
+    """
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    functional = pytest.importorskip(
+        "torchmetrics.functional.classification", reason="torchmetrics is not installed"
+    )
+    scores, targets = case
+    scores = ((scores - scores.min()) / (np.ptp(scores) + 1.0)).astype(np.float32)
+    useful = np.flatnonzero((targets == 1).any(axis=0))
+    for column in set(range(scores.shape[1])) - set(useful):
+        assert math.isnan(average_precision(scores[:, column], targets[:, column]))
+    if len(useful) == 0:
+        return
+    useful = np.append(useful, useful[0])  # it wants two labels at least
+    found = functional.multilabel_average_precision(
+        torch.from_numpy(scores[:, useful]),
+        torch.from_numpy(targets[:, useful]),
+        num_labels=len(useful),
+        average="none",
+        thresholds=None,
+        ignore_index=-1,
+    )
+    expected = [average_precision(scores[:, c], targets[:, c]) for c in useful]
+    assert found.numpy() == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def slow_top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> tuple[float, float, float]:
+    """Precision, recall and F1 at k, by loops over lists."""
+    hits = given_away = positives = 0
+    for row, truth in zip(scores.tolist(), targets.tolist(), strict=True):
+        if 1 not in truth:
+            continue
+        known = [label for label, value in enumerate(truth) if value != -1]
+        tags = sorted(known, key=lambda label: (-row[label], label))[:k]
+        hits += sum(truth[label] for label in tags)
+        given_away += len(tags)
+        positives += truth.count(1)
+    if positives == 0:
+        return math.nan, math.nan, math.nan
+    precision, recall = hits / given_away, hits / positives
+    return precision, recall, 2 * hits / (given_away + positives)
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases(classes=9), st.integers(1, 12))
+def test_top_k_is_that_of_a_slow_reference(case: Case, k: int) -> None:
+    found = top_k(*case, k)
+    assert (found.precision, found.recall, found.f1) == pytest.approx(
+        slow_top_k(*case, k), abs=1e-12, nan_ok=True
+    )
+
+
+def test_top_k_of_more_images_than_are_taken_at_once() -> None:
+    random = np.random.default_rng(0)
+    scores, targets = random.integers(0, 4, (9000, 5)) / 2, random.integers(-1, 2, (9000, 5))
+    found = top_k(scores, targets, 2)
+    assert (found.precision, found.recall, found.f1) == pytest.approx(
+        slow_top_k(scores, targets, 2)
+    )
+
+
+def test_no_labels_at_all() -> None:
+    result = evaluate(np.zeros((3, 0)), np.zeros((3, 0), dtype=int))
+    assert math.isnan(result.mean_ap)
+    assert math.isnan(result.top[0].precision)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,0 +1,110 @@
+"""Evaluates a bundle on a data set by the open-vocabulary protocol (DESIGN section 5); no torch.
+
+The figures are of the logits: a label's average precision compares the images by its logit, and
+the k best labels of an image are those of its greatest logits. No calibration enters.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovml_deploy.errors import DataError, ImageError
+from ovml_deploy.runtime.read_ahead import batches
+from ovml_deploy.runtime.tagger import Tagger
+from ovml_deploy.runtime.text_encoder import Progress
+from ovml_deploy.runtime.vocabulary import Vocabulary
+from ovml_deploy.training.bootstrap import DEFAULT_RESAMPLES, Interval, bootstrap_evaluation
+from ovml_deploy.training.data import Dataset, Split
+from ovml_deploy.training.metrics import DEFAULT_TOP_K, split_columns
+
+#: Passes items on while it shows how many of them are done: (items, their number, what they are).
+Track = Callable[[Iterable[Any], int, str], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set of labels: how many, the images with a positive among them, and the metrics."""
+
+    labels: int
+    images: int
+    metrics: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found. ``parts``: "seen", "zsl", "gzsl", or "all" without unseen labels.
+
+    ``images``: those that were evaluated; ``failed``: why others could not be, one line each.
+    """
+
+    parts: Mapping[str, Part]
+    images: int
+    failed: tuple[str, ...]
+
+
+def evaluate_bundle(
+    tagger: Tagger,
+    dataset: Dataset,
+    split: Split,
+    ks: Sequence[int] = DEFAULT_TOP_K,
+    resamples: int = DEFAULT_RESAMPLES,
+    batch_size: int = 8,
+    track: Track | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Tag the images of ``dataset`` with the labels of ``split`` and measure, with intervals.
+
+    Images that cannot be read are left out and listed. ``track`` and ``progress`` show how far it
+    is. Raises DataError where nothing is left to measure, LabelError for labels that cannot be used.
+    """
+    show = track or _pass_on
+    targets = dataset.targets(split.labels)
+    if not (targets == 1).any():
+        raise DataError(f"No image of {str(dataset.source)!r} has one of the labels.")
+    vocabulary = tagger.make_vocabulary(split.labels, progress)
+    paths = [record.path for record in dataset.records]
+    scores = np.zeros(targets.shape, dtype=np.float32)
+    good, failed = np.zeros(len(paths), dtype=bool), []
+    rows = show(match_images(tagger, vocabulary, paths, batch_size), len(paths), "tagging")
+    for index, row in enumerate(rows):
+        if isinstance(row, ImageError):
+            failed.append(str(row))
+        else:
+            scores[index], good[index] = row, True
+    if not good.any():
+        raise DataError(f"None of the {len(paths)} images can be read. The first: {failed[0]}")
+    columns = split_columns(len(split.seen), len(split.labels))
+    scores, targets = scores[good], targets[good]
+    parts = {
+        name if split.unseen else "all": _measure(scores[:, part], targets[:, part], ks, resamples)
+        for name, part in show(columns.items(), len(columns), "intervals")
+    }
+    return Report(parts, int(good.sum()), tuple(failed))
+
+
+def match_images(
+    tagger: Tagger, vocabulary: Vocabulary, paths: Sequence[Path], batch_size: int
+) -> Iterator[np.ndarray | ImageError]:
+    """Yield the logits ``[K]`` of every image in order, or what is wrong with it."""
+    with closing(tagger.encode_many(paths, batch_size)) as encoded:
+        for batch in batches(encoded, batch_size):
+            features = [found for _, found in batch if isinstance(found, np.ndarray)]
+            logits = iter(tagger.match(np.stack(features), vocabulary) if features else ())
+            for _, found in batch:
+                yield found if isinstance(found, ImageError) else next(logits)
+
+
+def _measure(scores: np.ndarray, targets: np.ndarray, ks: Sequence[int], resamples: int) -> Part:
+    return Part(
+        labels=scores.shape[1],
+        images=int((targets == 1).any(axis=1).sum()),
+        metrics=bootstrap_evaluation(scores, targets, ks, resamples),
+    )
+
+
+def _pass_on(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+    return iter(items)
