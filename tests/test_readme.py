@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import Bundle
@@ -46,6 +47,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (f"photos/{sample.name}", "cat|animal" if i % 2 else "machine|thing")
             for i, sample in enumerate(samples)
         )
+    for label, name in (("cat", "cat"), ("coffee cup", "coffee"), ("flower", "flower")):
+        (folder / "labelled" / label).mkdir(parents=True)
+        with Image.open(assets.sample_photographs()[0].with_name(f"{name}.jpg")) as image:
+            for margin in range(0, 60, 10):  # crops, for as many pictures as folds need
+                box = (margin, margin, image.width - margin, image.height - margin)
+                image.crop(box).save(folder / "labelled" / label / f"{margin}.jpg")
     return folder
 
 
@@ -90,7 +97,7 @@ def test_commands_and_snippet(world: Path, tiny_clip: Any) -> None:
             result = run(line.replace(TRAIN, tiny), world)
             assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
             ran += 1
-    assert ran >= 14
+    assert ran >= 18
     assert "warehouse" in run("ovml-deploy vocab list --engine build/qks", world).stdout
 
 

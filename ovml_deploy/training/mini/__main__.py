@@ -6,33 +6,49 @@ import sys
 from pathlib import Path
 
 from ovml_deploy.errors import OvmlError
-from ovml_deploy.training.mini.build import BuildOptions, build
+from ovml_deploy.training.mini.build import (
+    CALIBRATION,
+    CALIBRATION_FILE,
+    BuildOptions,
+    build,
+)
+from ovml_deploy.training.mini.material import Material
 from ovml_deploy.training.mini.words import VOCABULARY_FILE
 
 
 def main() -> int:
-    """Train, measure, save and export. Returns an exit code."""
+    """Train, save, export and calibrate. Returns an exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m ovml_deploy.training.mini", description=__doc__
     )
     parser.add_argument("--photos", type=Path, default=Path("../shared/photos"))
+    parser.add_argument("--cutouts", type=Path, default=Path("build/cutouts"))
+    parser.add_argument("--icons", type=Path, default=Path("build/icons"))
     parser.add_argument("--out", type=Path, default=Path("build/mini"))
     parser.add_argument("--bundle", type=Path, default=Path("ovml_deploy/assets/mini"))
-    parser.add_argument("--mosaics", type=int, default=BuildOptions.mosaics)
+    parser.add_argument("--scenes", type=int, default=BuildOptions.scenes)
     parser.add_argument("--seed", type=int, default=BuildOptions.seed)
-    parser.add_argument("--no-export", action="store_true", help="stop at the checkpoint")
-    arguments = parser.parse_args()
-    options = BuildOptions(mosaics=arguments.mosaics, seed=arguments.seed)
+    parser.add_argument("--no-export", action="store_true", help="stop at the checkpoints")
+    given = parser.parse_args()
     try:
-        checkpoint = build(arguments.photos, arguments.out, options)
+        material = Material.load(given.photos, given.cutouts, given.icons)
+        checkpoint = build(material, given.out, BuildOptions(scenes=given.scenes, seed=given.seed))
     except OvmlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if arguments.no_export:
+    if given.no_export:
         return 0
-    export = [sys.executable, "-m", "export.onnx", "--ckpt", str(checkpoint)]
-    target = ["--out", str(arguments.bundle), "--vocab", str(VOCABULARY_FILE)]
-    return subprocess.run([*export, *target], check=False).returncode
+    pictures = given.out / CALIBRATION / CALIBRATION_FILE
+    export = ["export.onnx", "--ckpt", checkpoint, "--out", given.bundle]
+    calibrate = ["ovml_deploy.cli", "vocab", "calibrate", VOCABULARY_FILE.stem]
+    for command in (
+        [*export, "--vocab", VOCABULARY_FILE],
+        [*calibrate, "--data", pictures, "--engine", given.bundle],
+    ):
+        done = subprocess.run([sys.executable, "-m", *map(str, command)], check=False)
+        if done.returncode:
+            return done.returncode
+    return 0
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ class Fit:
     A word for n classes is drawn ``n ** generality`` times as often as a word for one.
     """
 
-    steps: int = 500
-    dropout: float = 0.5
-    learning_rate: float = 2e-3
+    steps: int = 1000
+    dropout: float = 0.3
+    learning_rate: float = 3e-3
     generality: float = 0.2
 
 

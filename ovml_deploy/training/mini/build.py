@@ -1,9 +1,12 @@
-"""The build, from start to checkpoint: towers, bridge, head, figures."""
+"""The build, from start to checkpoints: towers, bridge, head, pictures to calibrate with."""
 
+import csv
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,186 +16,194 @@ from ovml_deploy.models.checkpoint import save_checkpoint
 from ovml_deploy.models.qks import QKSHead
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.templates import fill
+from ovml_deploy.training.metrics import mean_average_precision
 from ovml_deploy.training.mini.backbone_folder import EMBED_DIM, finish_folder, start_folder
 from ovml_deploy.training.mini.bridge import ClassSpace, Fit, class_space, fit_text_projection
-from ovml_deploy.training.mini.features import PictureReader, Pictures
+from ovml_deploy.training.mini.features import Encoded, PictureReader
 from ovml_deploy.training.mini.head import (
     HeadInit,
+    HeadTraining,
     calibrate_,
     initial_head,
     round_head_,
     train_head,
 )
-from ovml_deploy.training.mini.measure import (
-    head_scores,
-    local_maximum_scores,
-    mean_ap,
-    mean_ap_all_images,
-    micro_ap,
-    pooled_scores,
-    tag_figures,
-)
-from ovml_deploy.training.mini.mosaics import PhotoSplit, read_photos, split_photos
-from ovml_deploy.training.mini.towers import imagenet_offsets, load_classifier
-from ovml_deploy.training.mini.wordnet import WordNet, common_nouns
-from ovml_deploy.training.mini.words import (
-    EVERYDAY_FILE,
-    VOCABULARY_FILE,
-    Words,
-    WordSplit,
-    read_lines,
-    split_words,
-)
+from ovml_deploy.training.mini.material import Material
+from ovml_deploy.training.mini.taxonomy import FALSE, TRUE
+from ovml_deploy.training.mini.towers import load_classifier
+from ovml_deploy.training.mini.words import VOCABULARY_FILE, Words, read_lines
+from ovml_deploy.training.scenes import mosaics
 
 #: A small pool that suits MiniLM, which was trained on sentences.
 TEMPLATES = ("{}", "a {}", "a photo of a {}.")
-
-
 #: The shipped fit knows every name, so that it need not be careful with words it never saw.
-SHIPPED_FIT = Fit(steps=800, dropout=0.05, learning_rate=4e-3, generality=0.5)
+SHIPPED_FIT = Fit(steps=4000, dropout=0.05, learning_rate=4e-3)
+#: Inside the output folder: the model that is measured, and pictures to calibrate the shipped one.
+WITHHELD, CALIBRATION, CALIBRATION_FILE = "withheld", "calibration", "labels.csv"
+
+_CALIBRATION_SIZE = 224
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """How much to train; the defaults make the shipped model."""
 
-    mosaics: int = 1600
-    other_mosaics: int = 400  # for validation, and as many for testing
-    epochs: int = 8
+    scenes: int = 1600
+    validation_scenes: int = 400
+    calibration_scenes: int = 400
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class _Texts:
-    """``features [T, C]`` of prompts, ``truth [T, classes]``, and which are ``withheld [T]``."""
+class HeadMaterial:
+    """All that a head is made from, encoded: ``directions [classes, D]`` and pictures."""
 
-    features: Tensor
-    truth: Tensor
-    withheld: Tensor
+    directions: Tensor
+    train: Encoded
+    validation: Encoded
+
+    def initial(self, init: HeadInit) -> QKSHead:
+        """Return a head that is not yet trained."""
+        token_norm = float(self.train.tokens[:, 1:].float().norm(dim=-1).mean())
+        return initial_head(self.directions, token_norm, init).eval()
+
+    def train_head(
+        self, head: QKSHead, backbone: Backbone, words: Words, held_out: Words, how: HeadTraining
+    ) -> tuple[QKSHead, list[float]]:
+        """Train on ``words``; stop by the mAP of the ``held_out`` words on validation pictures."""
+        labels = embed_words(backbone, held_out)
+        targets = held_out.true_of(self.validation.shown).numpy()
+
+        def quality(trained: QKSHead) -> float:
+            scores = head_scores(trained, self.validation, labels)
+            return 100 * mean_average_precision(scores.numpy(), targets)
+
+        return train_head(
+            head,
+            self.train.tokens,
+            words.true_of(self.train.shown),
+            embed_words(backbone, words),
+            quality,
+            how,
+        )
+
+
+def build(material: Material, out: Path, options: BuildOptions) -> Path:
+    """Write two models, and pictures to calibrate with, to ``out``; return the shipped checkpoint.
+
+    ``out/withheld/qks.pt`` never saw a withheld word in any form: it is the one to measure.
+    ``out/qks.pt`` has its image side and head; its text projection is fitted to all names, and its
+    logits are scaled anew. Raises MissingDependencyError for towers it does not find.
+    """
+    torch.manual_seed(options.seed)
+    log = _Log()
+    bridge = _Bridge.start(out / WITHHELD / "backbone", material)
+    log(f"read {len(bridge.texts)} texts")
+    words = material.words
+    known = words.names.plus(words.definitions).plus(words.foreign)
+    backbone = bridge.fit(out / WITHHELD / "backbone", known, Fit())
+    log(f"bridge fitted to {len(known.texts)} names, definitions and foreign words")
+    head_material = encode_head_material(backbone, material, options)
+    log(f"encoded {len(head_material.train.tokens)} scenes to train on")
+    head, history = head_material.train_head(
+        head_material.initial(HeadInit()),
+        backbone,
+        words.names,
+        words.validation,
+        HeadTraining(),
+    )
+    log("QKS head, mAP of validation words by epoch: " + " ".join(f"{v:.1f}" for v in history))
+    _finish(out / WITHHELD / "qks.pt", backbone, head, head_material, words.names)
+    everything = words.all_names.plus(words.all_definitions).plus(words.foreign)
+    shutil.copytree(out / WITHHELD / "backbone", out / "backbone", dirs_exist_ok=True)
+    shipped = bridge.fit(out / "backbone", everything, SHIPPED_FIT)
+    vocabulary = words.all_names.lookup(read_lines(VOCABULARY_FILE))
+    _finish(out / "qks.pt", shipped, head, head_material, vocabulary)
+    _write_calibration(out / CALIBRATION, material, vocabulary, options)
+    log(f"wrote {out / WITHHELD / 'qks.pt'} and {out / 'qks.pt'}")
+    return out / "qks.pt"
+
+
+def encode_head_material(
+    backbone: Backbone, material: Material, options: BuildOptions
+) -> HeadMaterial:
+    """Encode the scenes that heads are trained on and chosen by."""
+    reader = PictureReader(backbone, material.taxonomy)
+    seed = options.seed
+    return HeadMaterial(
+        _directions(backbone),
+        reader.scenes(material.training_scenes(options.scenes, reader.size, seed)),
+        reader.scenes(
+            material.validation_scenes(options.validation_scenes, reader.size, seed + 10)
+        ),
+    )
+
+
+def embed_words(backbone: Backbone, words: Words, templates: tuple[str, ...] = TEMPLATES) -> Tensor:
+    """Return label embeddings ``[K, D]``: means over the prompts."""
+    prompts = [fill(template, text) for text in words.texts for template in templates]
+    features = backbone.text_features(prompts).unflatten(0, (-1, len(templates)))
+    return features.mean(dim=1).clone()
+
+
+@torch.inference_mode()
+def head_scores(head: QKSHead, pictures: Encoded, labels: Tensor) -> Tensor:
+    """Return a QKS head's logits ``[images, K]``."""
+    return head.match(head(pictures.tokens.float()), labels)[0]
 
 
 @dataclass(frozen=True)
 class _Bridge:
-    """What both fits of the text projection need, and where they go."""
+    """The towers, and what both fits of the text projection need.
 
-    folder: Path
+    ``texts`` gives the row of each text in ``features [rows, prompts, C]``.
+    """
+
     backbone: Backbone
     space: ClassSpace
     image_mean: Tensor
-    texts: _Texts
+    class_count: int
+    texts: dict[str, int]
+    features: Tensor
 
-    def fit(self, fit: Fit, *, all_names: bool) -> Backbone:
-        """Fit the text projection, write the folder, and return what it holds."""
-        texts = self.texts
-        used = torch.ones_like(texts.withheld) if all_names else ~texts.withheld
-        projection = fit_text_projection(texts.features[used], texts.truth[used], self.space, fit)
-        finish_folder(
-            self.folder, self.backbone, self.space.projection, self.image_mean, projection
+    @classmethod
+    def start(cls, folder: Path, material: Material) -> "_Bridge":
+        """Read every text, and the mean of the training photographs."""
+        backbone = start_folder(folder)
+        rows, _ = load_classifier()
+        reader = PictureReader(backbone, material.taxonomy)
+        photos = (photo.open() for photo in material.photos.train)
+        mean = reader.encode(photos, backbone.model.visual.trunk).mean(dim=0)
+        words = material.words
+        known = words.all_names.texts + words.all_definitions.texts + words.foreign.texts
+        texts = tuple(dict.fromkeys(known))
+        backbone.model.text.proj = torch.nn.Identity()
+        prompts = [fill(template, text) for text in texts for template in TEMPLATES]
+        features = backbone.text_features(prompts).unflatten(0, (-1, len(TEMPLATES)))
+        row_of = {text: row for row, text in enumerate(texts)}
+        space = class_space(rows, EMBED_DIM)
+        return cls(backbone, space, mean, material.taxonomy.class_count, row_of, features)
+
+    def fit(self, folder: Path, words: Words, fit: Fit) -> Backbone:
+        """Fit the text projection to ``words``, write the folder, and return what it holds."""
+        features = self.features[[self.texts[text] for text in words.texts]]
+        truth = words.truth[:, : self.class_count] == 1
+        prompts = features.shape[1]
+        projection = fit_text_projection(
+            features.flatten(0, 1), truth.repeat_interleave(prompts, dim=0), self.space, fit
         )
-        return Backbone.load(BackboneSpec(f"{LOCAL_DIR}{self.folder}"))
+        finish_folder(folder, self.backbone, self.space.projection, self.image_mean, projection)
+        return Backbone.load(BackboneSpec(f"{LOCAL_DIR}{folder}"))
 
 
-def build(photos: Path, out: Path, options: BuildOptions) -> Path:
-    """Write ``out/backbone`` and ``out/qks.pt``, print the figures; return the checkpoint's path.
-
-    The figures are those of a text projection that never saw the validation and everyday words.
-    After them it is fitted anew to all names; the image side and the head stay, but for the scale
-    and bias of the logits. Raises DataError or MissingDependencyError for what it needs and does
-    not find.
-    """
-    torch.manual_seed(options.seed)
-    log = _Log()
-    split = split_photos(read_photos(photos))
-    offsets = imagenet_offsets()
-    words = split_words(WordNet.load(), offsets, read_lines(EVERYDAY_FILE), common_nouns())
-    bridge = _start_bridge(out / "backbone", split, words, log)
-    reader = PictureReader(bridge.fit(Fit(), all_names=False), offsets)
-    log(f"bridge fitted to {len(words.names.texts)} names and their definitions")
-    validation = reader.mosaics(split.validation, options.other_mosaics, options.seed + 1)
-    head = _build_head(reader, split, words, validation, options, log)
-    unseen = reader.photos(split.validation).plus(validation)
-    test = {
-        "photographs": reader.photos(split.test),
-        "mosaics": reader.mosaics(split.test, options.other_mosaics, options.seed + 2),
-    }
-    vocabulary = words.lookup(read_lines(VOCABULARY_FILE))
-    _calibrate(head, reader.backbone, unseen, vocabulary)
-    log(
-        f"figures on {len(split.test)} test photographs and {options.other_mosaics} mosaics of them"
-    )
-    log(" everyday and validation words withheld from the fit:")
-    _print_ranking(head, reader.backbone, test, words, log)
-    _print_tags(head, reader.backbone, test, words.everyday, "everyday words", log)
-    shipped = bridge.fit(SHIPPED_FIT, all_names=True)
-    _calibrate(head, shipped, unseen, vocabulary)
+def _finish(
+    path: Path, backbone: Backbone, head: QKSHead, material: HeadMaterial, words: Words
+) -> None:
+    """Scale the logits for ``words``, round, and save."""
+    pictures = material.validation
+    calibrate_(head, pictures.tokens, words.true_of(pictures.shown), embed_words(backbone, words))
     round_head_(head)
-    log(" shipped fit, which knows all names (photographs unseen, words not):")
-    _print_tags(head, shipped, test, vocabulary, "vocabulary", log)
-    checkpoint = out / "qks.pt"
-    save_checkpoint(checkpoint, TaggingModel(shipped, head, TEMPLATES))
-    log(f"wrote {checkpoint}")
-    return checkpoint
-
-
-def _start_bridge(folder: Path, split: PhotoSplit, words: WordSplit, log: "_Log") -> _Bridge:
-    backbone = start_folder(folder)
-    rows, bias = load_classifier()
-    reader = PictureReader(backbone, imagenet_offsets())
-    everything = [*split.train, *split.validation, *split.test]
-    pooled = reader.encode((photo.open() for photo in everything), backbone.model.visual.trunk)
-    truth = reader.classes([[photo.offset] for photo in everything])
-    top1 = truth[torch.arange(len(truth)), (pooled @ rows.T + bias).argmax(dim=1)]
-    log(f"image tower, rounded: top-1 {100 * top1.float().mean():.1f}% of {len(top1)} photographs")
-    mean = pooled[: len(split.train)].mean(dim=0)
-    texts = _read_texts(backbone, words)
-    log(f"read {len(texts.features)} texts")
-    return _Bridge(folder, backbone, class_space(rows, EMBED_DIM), mean, texts)
-
-
-def _read_texts(backbone: Backbone, words: WordSplit) -> _Texts:
-    backbone.model.text.proj = torch.nn.Identity()
-    names, others = words.all_names(), words.definitions.plus(words.foreign)
-    prompts = [fill(template, name) for template in TEMPLATES for name in names.texts]
-    withheld = torch.arange(len(names.texts)) >= len(words.names.texts)
-    return _Texts(
-        backbone.text_features([*prompts, *others.texts]),
-        torch.cat([*[names.truth] * len(TEMPLATES), others.truth]),
-        torch.cat([*[withheld] * len(TEMPLATES), torch.zeros(len(others.texts), dtype=torch.bool)]),
-    )
-
-
-def _build_head(
-    reader: PictureReader,
-    split: PhotoSplit,
-    words: WordSplit,
-    validation: Pictures,
-    options: BuildOptions,
-    log: "_Log",
-) -> QKSHead:
-    train = reader.mosaics(split.train, options.mosaics, options.seed)
-    log(f"encoded {len(train.tokens) + len(validation.tokens)} mosaics")
-    names = _embed(reader.backbone, words.names)
-    held_out = _embed(reader.backbone, words.validation)
-    truth = words.validation.true_of(validation.classes)
-
-    def quality(head: QKSHead) -> float:
-        return mean_ap(head_scores(head, validation, held_out), truth)
-
-    token_norm = float(train.tokens[:, 1:].float().norm(dim=-1).mean())
-    head, history = train_head(
-        initial_head(_directions(reader.backbone), token_norm, HeadInit()).eval(),
-        train.tokens,
-        words.names.true_of(train.classes),
-        names,
-        quality,
-        options.epochs,
-    )
-    log("QKS head, mAP of validation words by epoch: " + " ".join(f"{v:.1f}" for v in history))
-    return head
-
-
-def _calibrate(head: QKSHead, backbone: Backbone, pictures: Pictures, words: Words) -> None:
-    calibrate_(head, pictures.tokens, words.true_of(pictures.classes), _embed(backbone, words))
+    save_checkpoint(path, TaggingModel(backbone, head, TEMPLATES))
 
 
 def _directions(backbone: Backbone) -> Tensor:
@@ -202,53 +213,27 @@ def _directions(backbone: Backbone) -> Tensor:
     return F.normalize(centred @ backbone.model.visual.head.proj.weight.T, dim=1)
 
 
-def _embed(backbone: Backbone, words: Words) -> Tensor:
-    prompts = [fill(template, text) for text in words.texts for template in TEMPLATES]
-    features = backbone.text_features(prompts).unflatten(0, (-1, len(TEMPLATES)))
-    return features.mean(dim=1).clone()
-
-
-def _print_ranking(
-    head: QKSHead, backbone: Backbone, test: dict[str, Pictures], words: WordSplit, log: "_Log"
+def _write_calibration(
+    folder: Path, material: Material, words: Words, options: BuildOptions
 ) -> None:
-    everyday, unseen = words.everyday, words.everyday.plus(words.validation)
-    photos, mosaics = test["photographs"], test["mosaics"]
-    labels, truth = _embed(backbone, everyday), everyday.true_of(photos.classes)
-    for name, scores in _all_scores(head, photos, labels).items():
-        log(
-            f"  photographs, everyday words, {name}: mAP {mean_ap(scores, truth):.1f} "
-            f"(over all photographs {mean_ap_all_images(scores, truth):.1f})"
-        )
-    unseen_labels, unseen_truth = _embed(backbone, unseen), unseen.true_of(mosaics.classes)
-    for name, scores in _all_scores(head, mosaics, unseen_labels).items():
-        log(f"  mosaics, unseen words, {name}: mAP {mean_ap(scores, unseen_truth):.1f}")
-
-
-def _print_tags(
-    head: QKSHead,
-    backbone: Backbone,
-    test: dict[str, Pictures],
-    words: Words,
-    title: str,
-    log: "_Log",
-) -> None:
-    labels = _embed(backbone, words)
-    for name, pictures in test.items():
-        truth, scores = words.true_of(pictures.classes), head_scores(head, pictures, labels)
-        precision, recall, count = tag_figures(scores, truth)
-        log(
-            f"  {name}, {title} ({len(words.texts)}) scored above 0.5: "
-            f"precision {100 * precision:.0f}%, recall {100 * recall:.0f}%, "
-            f"{count:.1f} tags a picture; micro-AP {micro_ap(scores, truth):.0f}"
-        )
-
-
-def _all_scores(head: QKSHead, pictures: Pictures, labels: Tensor) -> dict[str, Tensor]:
-    return {
-        "pooled zero-shot": pooled_scores(pictures, labels),
-        "local maximum": local_maximum_scores(pictures, labels),
-        "QKS": head_scores(head, pictures, labels),
-    }
+    """Write a CSV of photographs and mosaics that no test sees, with their words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = (*material.photos.train, *material.photos.validation)
+    files = [str(photo.path.resolve()) for photo in photos]
+    contents: list[tuple[str, ...]] = [(photo.offset,) for photo in photos]
+    scenes = mosaics(photos, options.calibration_scenes, _CALIBRATION_SIZE, options.seed + 20)
+    for number, scene in enumerate(scenes):
+        files.append(f"mosaic_{number:04}.png")
+        scene.image.save(folder / files[-1])
+        contents.append(scene.offsets)
+    targets = words.true_of(material.taxonomy.shown(contents))
+    texts = np.array(words.texts, dtype=object)
+    with open(folder / CALIBRATION_FILE, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_path", "posi_labels", "nega_labels"])
+        for name, row in zip(files, targets.numpy(), strict=True):
+            cells = ("|".join(texts[row == target]) for target in (TRUE, FALSE))
+            writer.writerow([name, *cells])
 
 
 class _Log:

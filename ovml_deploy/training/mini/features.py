@@ -1,6 +1,6 @@
-"""Image tokens of sets of pictures, with the ImageNet classes that each picture shows."""
+"""Image tokens of sets of pictures, with what each picture shows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,49 +9,47 @@ from PIL import Image
 from torch import Tensor
 
 from ovml_deploy.models.backbone import Backbone
-from ovml_deploy.training.mini.mosaics import Photo, make_mosaics
+from ovml_deploy.training.mini.taxonomy import Taxonomy
+from ovml_deploy.training.scenes import Scene
 
 _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """``tokens`` float16 ``[images, N, W]`` and ``classes`` bool ``[images, 1000]``."""
+class Encoded:
+    """``tokens`` float16 ``[images, N, W]`` and ``shown`` bool ``[images, kinds]``."""
 
     tokens: Tensor
-    classes: Tensor
+    shown: Tensor
 
-    def plus(self, other: "Pictures") -> "Pictures":
+    def plus(self, other: "Encoded") -> "Encoded":
         """Return these pictures and the other's."""
-        return Pictures(
-            torch.cat([self.tokens, other.tokens]), torch.cat([self.classes, other.classes])
-        )
+        return Encoded(torch.cat([self.tokens, other.tokens]), torch.cat([self.shown, other.shown]))
 
 
 class PictureReader:
-    """Encodes photographs and mosaics with a backbone."""
+    """Encodes pictures and scenes with a backbone."""
 
-    def __init__(self, backbone: Backbone, offsets: Sequence[str]) -> None:
+    def __init__(self, backbone: Backbone, taxonomy: Taxonomy) -> None:
         self.backbone = backbone
-        self.index = {offset: index for index, offset in enumerate(offsets)}
+        self.taxonomy = taxonomy
 
-    def photos(self, photos: Sequence[Photo]) -> Pictures:
-        """Encode photographs one by one."""
-        tokens = self.encode((photo.open() for photo in photos), self.backbone.image_tokens)
-        return Pictures(tokens.half(), self.classes([[photo.offset] for photo in photos]))
+    @property
+    def size(self) -> int:
+        """Side of the square pictures that the backbone takes, in pixels."""
+        return self.backbone.preprocessing.size[0]
 
-    def mosaics(self, photos: Sequence[Photo], count: int, seed: int) -> Pictures:
-        """Encode ``count`` mosaics of the photographs."""
-        contents: list[list[str]] = []
+    def scenes(self, scenes: Iterable[Scene]) -> Encoded:
+        """Encode scenes as they are drawn."""
+        contents: list[tuple[str, ...]] = []
 
         def images() -> Iterable[Image.Image]:
-            size = self.backbone.preprocessing.size[0]
-            for image, offsets in make_mosaics(photos, count, size, seed):
-                contents.append(offsets)
-                yield image
+            for scene in scenes:
+                contents.append(scene.offsets)
+                yield scene.image
 
         tokens = self.encode(images(), self.backbone.image_tokens)
-        return Pictures(tokens.half(), self.classes(contents))
+        return Encoded(tokens.half(), self.taxonomy.shown(contents))
 
     @torch.inference_mode()
     def encode(self, images: Iterable[Image.Image], encoder: Callable[[Tensor], Tensor]) -> Tensor:
@@ -66,13 +64,6 @@ class PictureReader:
         if waiting:
             results.append(self._encode(waiting, encoder))
         return torch.cat(results)
-
-    def classes(self, contents: Sequence[Sequence[str]]) -> Tensor:
-        """Return bool ``[images, classes]`` of the offsets that each image shows."""
-        shown = torch.zeros(len(contents), len(self.index), dtype=torch.bool)
-        for row, offsets in enumerate(contents):
-            shown[row, [self.index[offset] for offset in offsets]] = True
-        return shown
 
     def _encode(self, pixels: list[np.ndarray], encoder: Callable[[Tensor], Tensor]) -> Tensor:
         batch = torch.from_numpy(np.stack(pixels))

@@ -1,35 +1,41 @@
 """A QKS head that starts as zero-shot with a memory of the classes, and its training.
 
 From scratch such a head overfits a few hundred photographs. Here each part starts as something
-that already works, in exactly the architecture of the paper with one layer:
+that already works, in exactly the architecture of the paper:
 - self-attention gives nothing, and small LayerNorm factors keep the queries out of the features;
 - cross-attention copies tokens; a query, a mean of class directions, pools the tokens like it;
 - the FFN has one hidden unit for each class: it opens where the pooled tokens point along the
   class, and adds the class's direction. So the features of a clear picture are sparse in classes;
-- dimension 0, constant in every label, carries the bias of the logits.
+- dimension 0, constant in every label, carries the bias of the logits;
+- layers after the first start as the identity.
 """
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ovml_deploy.models.qks import QKSConfig, QKSHead
 from ovml_deploy.models.rounding import round_to_float16_
-from ovml_deploy.training.losses import binary_cross_entropy
+from ovml_deploy.runtime.calibration import calibrate
+from ovml_deploy.training.losses import make_loss
 from ovml_deploy.training.mini.bridge import CONSTANT
 
 _QUERY_SIZE = 0.02
-_LEARNING_RATE = 1e-4
 _WEIGHT_DECAY = 1e-4
 _BATCH = 64
 _PATIENCE = 2
-_CALIBRATION_STEPS = 25
+
+#: Names of the parameters that each choice of what to train matches.
+_TRAINED = {
+    "attention": ("query_tokens", "crossattention.self.query", "crossattention.self.key"),
+    "stack": ("query_tokens", "net."),
+    "stack and projection": ("query_tokens", "net.", "proj"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class HeadInit:
     """How the head starts. Cosines are between pooled tokens and class directions."""
 
     queries: int = 12
+    layers: int = 1
     sharpness: float = 24.0  # attention: logit of a token that points along its query
     open_at: float = 0.2  # the cosine at which a class's unit opens
     slope: float = 40.0
@@ -45,50 +52,76 @@ class HeadInit:
     bias: float = -4.0
 
 
+@dataclass(frozen=True)
+class HeadTraining:
+    """How the head is trained; ``part`` is a key of _TRAINED.
+
+    By default only where the queries look: all of it forgets classes that are not in the pictures.
+    """
+
+    loss: str = "bce"
+    part: str = "attention"
+    learning_rate: float = 3e-4
+    epochs: int = 6
+
+
 @torch.no_grad()
 def initial_head(directions: Tensor, token_norm: float, init: HeadInit) -> QKSHead:
     """Build the head from unit-norm class directions ``[classes, D]`` and the usual token norm."""
     classes, width = directions.shape
     head = QKSHead(
-        QKSConfig(
-            width=width,
-            embed_dim=width,
-            layers=1,
-            queries=init.queries,
-            attention_heads=1,
-            intermediate=classes,
-            dropout=0.0,
-        ),
+        _sizes(width, classes, init.layers, init.queries),
         projection=torch.eye(width) * init.scale,
     )
-    layer = _layer(head)
-    for module in layer.modules():
-        if isinstance(module, nn.Linear):
-            module.weight.zero_()
-            module.bias.zero_()
+    for layer in _layers(head):
+        for part in (layer.attention.output, layer.crossattention.output, layer.output_query):
+            part.dense.weight.zero_()
+            part.dense.bias.zero_()
     head.query_tokens.copy_(_cluster_centres(directions, init.queries))
+    layer = _layers(head)[0]
     layer.attention.output.LayerNorm.weight.fill_(_QUERY_SIZE)
     cross = layer.crossattention
     unit = width**0.5  # the norm that a LayerNorm gives
     cross.self.query.weight.copy_(torch.eye(width) * init.sharpness / (_QUERY_SIZE * token_norm))
+    cross.self.query.bias.zero_()
     for linear in (cross.self.key, cross.self.value, cross.output.dense):
         linear.weight.copy_(torch.eye(width))
+        linear.bias.zero_()
     layer.intermediate_query.dense.weight.copy_(directions * init.slope / unit)
     layer.intermediate_query.dense.bias.fill_(-init.slope * init.open_at)
     layer.output_query.dense.weight.copy_(directions.T * init.strength)
-    layer.output_query.LayerNorm.weight[0] = 0.0
-    layer.output_query.LayerNorm.bias[0] = init.bias / (init.scale * CONSTANT)
+    last = _layers(head)[-1].output_query.LayerNorm
+    last.weight[0] = 0.0
+    last.bias[0] = init.bias / (init.scale * CONSTANT)
     return head
 
 
-def _layer(head: QKSHead) -> Any:
-    """Return the only layer; torch types the parts of a module as tensors or modules."""
-    return head.net.encoder.layer[0]
+def random_head(classes: int, projection: Tensor, init: HeadInit) -> QKSHead:
+    """Build a head of the same size that starts as the paper's does, ``projection [W, D]`` aside."""
+    return QKSHead(_sizes(len(projection), classes, init.layers, init.queries), projection)
+
+
+def _sizes(width: int, classes: int, layers: int, queries: int) -> QKSConfig:
+    return QKSConfig(
+        width=width,
+        embed_dim=width,
+        layers=layers,
+        queries=queries,
+        attention_heads=1,
+        intermediate=classes,
+        dropout=0.0,
+    )
+
+
+def _layers(head: QKSHead) -> Any:
+    """Return the layers; torch types the parts of a module as tensors or modules."""
+    return head.net.encoder.layer
 
 
 def _cluster_centres(directions: Tensor, count: int, rounds: int = 20) -> Tensor:
     """Return unit-norm centres ``[count, D]`` of the classes (spherical k-means)."""
-    centres = directions[torch.randperm(len(directions))[:count]]
+    generator = torch.Generator().manual_seed(0)  # the same for heads of any size
+    centres = directions[torch.randperm(len(directions), generator=generator)[:count]]
     for _ in range(rounds):
         member = F.one_hot((directions @ centres.T).argmax(dim=1), count).float()
         centres = F.normalize(member.T @ directions, dim=1)
@@ -98,26 +131,30 @@ def _cluster_centres(directions: Tensor, count: int, rounds: int = 20) -> Tensor
 def train_head(
     head: QKSHead,
     tokens: Tensor,
-    truth: Tensor,
+    targets: Tensor,
     labels: Tensor,
     quality: Callable[[QKSHead], float],
-    epochs: int,
+    training: HeadTraining,
 ) -> tuple[QKSHead, list[float]]:
-    """Train with binary cross-entropy; stop when ``quality`` no longer rises.
+    """Train until ``quality`` has not risen for two epochs.
 
-    ``tokens`` is ``[images, N, W]``, ``truth`` bool ``[images, K]``, ``labels`` ``[K, D]``.
-    Returns the best head, which may be the first, and the quality before and after each epoch.
-    The projection stays as it is, so that dimension 0 of the features is the bias alone.
+    ``tokens`` is ``[images, N, W]``, ``targets`` int8 ``[images, K]`` (1, 0, -1 unknown),
+    ``labels`` ``[K, D]``. Returns the best head, which may be the first, and the quality before and
+    after each epoch.
     """
-    head.proj.requires_grad_(False)
-    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    loss_of = make_loss(training.loss)
+    trained = []
+    for name, parameter in head.named_parameters():
+        chosen = any(part in name for part in _TRAINED[training.part])
+        parameter.requires_grad_(chosen)
+        trained += [parameter] if chosen else []
+    optimizer = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=_WEIGHT_DECAY)
     best, history = copy.deepcopy(head), [quality(head)]
-    for _ in range(epochs):
+    for _ in range(training.epochs):
         head.train()
         for batch in torch.randperm(len(tokens)).split(_BATCH):
             logits, _ = head.match(head(tokens[batch].float()), labels)
-            loss = binary_cross_entropy(logits, truth[batch].int())
+            loss = loss_of(logits, targets[batch].int())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -130,47 +167,17 @@ def train_head(
 
 
 @torch.no_grad()
-def calibrate_(head: QKSHead, tokens: Tensor, truth: Tensor, labels: Tensor) -> None:
-    """Set scale and bias so that a score above 0.5 is more likely right than wrong.
+def calibrate_(head: QKSHead, tokens: Tensor, targets: Tensor, labels: Tensor) -> None:
+    """Set scale and bias so that the sigmoid of a logit is the chance that a label is right.
 
-    ``tokens`` ``[images, N, W]``, ``truth`` bool ``[images, K]``, ``labels`` ``[K, D]``. The slope
-    is logistic regression's with the threshold held fixed.
+    ``tokens`` ``[images, N, W]``, ``targets`` int8 ``[images, K]``, ``labels`` ``[K, D]``. All labels
+    are taken as one: a vocabulary has their own offsets once it is calibrated.
     """
-    logits = head.match(head(tokens.float()), labels)[0].flatten()
-    positive = truth.flatten()
-    threshold = best_threshold(logits, positive)
-    slope = _fit_slope(logits - threshold, positive)
-    shift = -threshold / (CONSTANT * head.proj[0, 0])
-    _layer(head).output_query.LayerNorm.bias[0] += shift
-    head.proj.mul_(slope)
-
-
-def best_threshold(scores: Tensor, positive: Tensor) -> float:
-    """Return the score above which a tag is more likely right than wrong (arguments ``[n]``).
-
-    There the excess of right tags over wrong ones is largest.
-    """
-    order = scores.argsort(descending=True)
-    hits = positive[order].cumsum(dim=0)
-    count = torch.arange(1, len(order) + 1)
-    best = int((2 * hits - count).argmax())
-    after = min(best + 1, len(order) - 1)
-    return float(scores[order[best]] + scores[order[after]]) / 2
-
-
-def _fit_slope(distances: Tensor, positive: Tensor) -> float:
-    """Minimise the logistic loss of ``slope * distances`` by golden-section search on its log."""
-    low, high = -4.0, 4.0
-    target = positive.float()
-    ratio = (5**0.5 - 1) / 2
-
-    def loss(log_slope: float) -> float:
-        return float(F.binary_cross_entropy_with_logits(distances * math.exp(log_slope), target))
-
-    for _ in range(_CALIBRATION_STEPS):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        low, high = (low, right) if loss(left) < loss(right) else (left, high)
-    return math.exp(low)
+    logits = head.match(head(tokens.float()), labels)[0]
+    fitted = calibrate(logits.numpy().reshape(-1, 1), targets.numpy().reshape(-1, 1))
+    head.proj.mul_(fitted.slope)
+    shift = float(fitted.offsets[0]) / (CONSTANT * head.proj[0, 0])
+    _layers(head)[-1].output_query.LayerNorm.bias[0] += shift
 
 
 @torch.no_grad()

@@ -48,16 +48,11 @@ class WordNet:
     @classmethod
     def load(cls, path: Path = DATA_FILE) -> "WordNet":
         """Read ``data.noun``. Raises DataError where it is absent or not WordNet's."""
-        if not path.is_file():
-            raise DataError(
-                f"WordNet's nouns are not at {path}. Install them: apt-get install wordnet-base"
-            )
-        with open(path, encoding="utf-8") as file:
-            lines = (line for line in file if not line.startswith("  "))  # the licence's lines
-            try:
-                return cls([parse_synset(line) for line in lines])
-            except (ValueError, IndexError) as error:
-                raise DataError(f"{path} is not a WordNet data file: {error}") from error
+        lines = _lines(path)
+        try:
+            return cls([parse_synset(line) for line in lines])
+        except (ValueError, IndexError) as error:
+            raise DataError(f"{path} is not a WordNet data file: {error}") from error
 
     def ancestors(self, offset: str) -> tuple[str, ...]:
         """Return the offset itself and everything above it, nearest first, each once."""
@@ -75,21 +70,33 @@ class WordNet:
         return self.synsets[offset].names
 
 
-def common_nouns(path: Path = INDEX_FILE) -> set[str]:
-    """Return the nouns that occur in WordNet's tagged texts (``tagsense_cnt``, wndb(5WN)).
+class NounIndex:
+    """The meanings of each noun, the commonest first, and which nouns are common."""
 
-    Raises DataError where the index is absent.
-    """
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.senses: dict[str, tuple[str, ...]] = {}
+        self.common: set[str] = set()
+        for line in lines:
+            fields = line.split()
+            noun, sense_count = fields[0].replace("_", " "), int(fields[2])
+            self.senses[noun] = tuple(f"n{offset}" for offset in fields[-sense_count:])
+            if int(fields[-sense_count - 1]):
+                self.common.add(noun)  # it occurs in WordNet's tagged texts (tagsense_cnt)
+
+    @classmethod
+    def load(cls, path: Path = INDEX_FILE) -> "NounIndex":
+        """Read ``index.noun`` (wndb(5WN)). Raises DataError where it is absent or not WordNet's."""
+        lines = _lines(path)
+        try:
+            return cls(lines)
+        except (ValueError, IndexError) as error:
+            raise DataError(f"{path} is not a WordNet index file: {error}") from error
+
+
+def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(
-            f"WordNet's index of nouns is not at {path}. Install it: apt-get install wordnet-base"
+            f"WordNet's nouns are not at {path}. Install them: apt-get install wordnet-base"
         )
-    common: set[str] = set()
-    for line in path.read_text("utf-8").splitlines():
-        if line.startswith("  "):
-            continue  # the licence
-        fields = line.split()
-        sense_count = int(fields[2])
-        if int(fields[-sense_count - 1]):
-            common.add(fields[0].replace("_", " "))
-    return common
+    lines = path.read_text("utf-8").splitlines()
+    return [line for line in lines if not line.startswith("  ")]  # those are the licence

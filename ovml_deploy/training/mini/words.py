@@ -1,7 +1,6 @@
 """The words the model learns from, and those it is kept from so that they can measure it."""
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovml_deploy.training.mini.wordnet import WordNet
+from ovml_deploy.training.mini.taxonomy import FALSE, TRUE, UNKNOWN, Taxonomy
+from ovml_deploy.training.mini.wordnet import NounIndex
 
 _HERE = Path(__file__).parent
 #: The vocabulary of the shipped bundle.
 VOCABULARY_FILE = _HERE / "words.txt"
-#: Everyday words that no part of the training sees.
+#: Everyday words that no part of the measured training sees, nor their synonyms and definitions.
 EVERYDAY_FILE = _HERE / "everyday.txt"
 #: Everyday words that hold for no class, though some are related to one ("tree" to "plant").
 FOREIGN_FILE = _HERE / "foreign.txt"
 #: Words for more classes than this ("artifact", "entity") say too little to be tags.
 _MOST_CLASSES = 550
-_VALIDATION_SHARE = 0.05
+_UNSEEN_SHARE = 0.08
+_VALIDATION_SHARE = 0.06
 #: What is below a class or a kind of these topics may be true of its classes: animals, artifacts,
 #: food and plants (lexnames(5WN)), unless the kind is a very general one.
 _VISIBLE_TOPICS = ("05", "06", "13", "20")
@@ -30,46 +31,57 @@ _MOST_FOREIGN = 3000
 
 @dataclass(frozen=True)
 class Words:
-    """Texts and the ImageNet classes that each is true of.
+    """Texts and of which kinds of things each is true.
 
-    ``truth[i, c]`` says whether text i (a name or a definition) holds for class c.
+    ``truth[i, k]`` (int8) says whether text i, a name or a definition, holds for kind k of the
+    taxonomy: 1, 0, or -1 where that is unknown.
     """
 
     texts: tuple[str, ...]
     truth: Tensor
 
-    def true_of(self, classes: Tensor) -> Tensor:
-        """Return which words are true of images of ``classes [images, C]``: ``[images, words]``."""
-        return (classes.float() @ self.truth.T.float()) > 0
+    def true_of(self, shown: Tensor) -> Tensor:
+        """Return int8 targets ``[images, words]`` of images that show ``shown [images, kinds]``."""
+        positive = shown.float() @ (self.truth == TRUE).T.float() > 0
+        unknown = shown.float() @ (self.truth == UNKNOWN).T.float() > 0
+        targets = torch.where(unknown, UNKNOWN, FALSE)
+        return torch.where(positive, TRUE, targets).to(torch.int8)
 
     def plus(self, other: "Words") -> "Words":
         """Return these words and the other's."""
         return Words(self.texts + other.texts, torch.cat([self.truth, other.truth]))
 
+    def lookup(self, texts: Sequence[str]) -> "Words":
+        """Return those of the texts that are among these words."""
+        row = {text: index for index, text in enumerate(self.texts)}
+        chosen = [text for text in texts if text in row]
+        return Words(tuple(chosen), self.truth[[row[text] for text in chosen]])
+
 
 @dataclass(frozen=True)
 class WordSplit:
-    """Training names, their definitions, and two sets of names kept from training.
+    """Words to train on, and words kept from training with all that means the same.
 
-    ``foreign`` are common nouns that hold for no class ("sky", "music"), to be scored low.
+    Seen and unseen are split by meaning: no synonym or definition of a withheld meaning is among
+    the training texts. ``names`` are all training names and ``definitions`` theirs, ``seen_labels``
+    the first name of each seen meaning. Withheld are ``validation`` (to choose by), ``everyday``
+    and ``unseen`` (to measure by). ``all_names`` holds every name, for the shipped fit;
+    ``foreign`` common nouns that hold for no class ("sky", "music"), to be scored low.
     """
 
     names: Words
     definitions: Words
+    seen_labels: Words
     validation: Words
     everyday: Words
+    unseen: Words
+    all_names: Words
+    all_definitions: Words
     foreign: Words
 
-    def all_names(self) -> Words:
-        """Return every name, those kept from training included."""
-        return self.names.plus(self.validation).plus(self.everyday)
-
-    def lookup(self, texts: Sequence[str]) -> Words:
-        """Return those of the texts that are among all names."""
-        known = self.all_names()
-        row = {text: index for index, text in enumerate(known.texts)}
-        chosen = [text for text in texts if text in row]
-        return Words(tuple(chosen), known.truth[[row[text] for text in chosen]])
+    def unseen_labels(self) -> Words:
+        """Return everyday and unseen words; no word is both."""
+        return self.everyday.plus(self.unseen)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -77,64 +89,80 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
-def split_words(
-    wordnet: WordNet, offsets: Sequence[str], everyday: Sequence[str], common: Iterable[str]
-) -> WordSplit:
-    """Collect names and definitions of the classes ``offsets`` and of all that is above them.
+def split_words(taxonomy: Taxonomy, everyday: Sequence[str], index: NounIndex) -> WordSplit:
+    """Collect names and definitions of all kinds; withhold the everyday ones and two random shares.
 
-    A twentieth of the names, drawn with a fixed seed, is for validation. ``common`` are the nouns
-    among which foreign ones are found.
+    The draw has a fixed seed. Foreign words are found among the common nouns of ``index``.
     """
-    names = _collect(wordnet, offsets, definitions=False)
-    definitions = _collect(wordnet, offsets, definitions=True)
-    usable = [text for text, classes in names.items() if len(classes) <= _MOST_CLASSES]
-    free = [text for text in usable if text not in set(everyday)]
+    names, definitions = _collect(taxonomy)
+    kinds = [kind for kind, count in taxonomy.class_counts().items() if count <= _MOST_CLASSES]
+    kept = {synset for text in everyday for synset in names.get(text, ())}
+    free = [kind for kind in kinds if kind not in kept]
     shuffled = random.Random(0).sample(free, len(free))
-    cut = int(len(free) * _VALIDATION_SHARE)
-    count = len(offsets)
+    unseen_count, validation_count = (
+        int(len(free) * share) for share in (_UNSEEN_SHARE, _VALIDATION_SHARE)
+    )
+    unseen = set(shuffled[:unseen_count])
+    validation = set(shuffled[unseen_count : unseen_count + validation_count])
+    withheld = kept | unseen | validation
+    usable = set(kinds)
+
+    def without(found: dict[str, set[str]], excluded: set[str]) -> Words:
+        return _words(
+            taxonomy, {t: s for t, s in found.items() if s <= usable and not s & excluded}
+        )
+
+    def labels(chosen: set[str]) -> Words:
+        """First names all of whose meanings are chosen: "printer" may be half seen."""
+        first = {taxonomy.wordnet.names(kind)[0] for kind in chosen}
+        return _words(taxonomy, {t: s for t, s in names.items() if t in first and s <= chosen})
+
     return WordSplit(
-        names=_words({text: names[text] for text in shuffled[cut:]}, count),
-        definitions=_words(
-            {t: c for t, c in definitions.items() if len(c) <= _MOST_CLASSES}, count
-        ),
-        validation=_words({text: names[text] for text in shuffled[:cut]}, count),
-        everyday=_words({text: names.get(text, set()) for text in everyday}, count),
-        foreign=_words({text: set() for text in _foreign(wordnet, offsets, common)}, count),
+        names=without(names, withheld),
+        definitions=without(definitions, withheld),
+        seen_labels=labels(usable - withheld),
+        validation=labels(validation),
+        everyday=_words(taxonomy, {text: names.get(text, set()) for text in everyday}),
+        unseen=labels(unseen),
+        all_names=without(names, set()),
+        all_definitions=without(definitions, set()),
+        foreign=_words(taxonomy, {text: set() for text in _foreign(taxonomy, index.common)}),
     )
 
 
-def _foreign(wordnet: WordNet, offsets: Sequence[str], common: Iterable[str]) -> list[str]:
+def _collect(taxonomy: Taxonomy) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Return the meanings of each name and of each definition."""
+    names: dict[str, set[str]] = {}
+    definitions: dict[str, set[str]] = {}
+    for kind in taxonomy.kinds:
+        synset = taxonomy.wordnet.synsets[kind]
+        definitions.setdefault(synset.gloss, set()).add(kind)
+        for name in synset.names:
+            names.setdefault(name, set()).add(kind)
+    return names, definitions
+
+
+def _foreign(taxonomy: Taxonomy, common: Iterable[str]) -> list[str]:
     """List FOREIGN_FILE, then draw common nouns without relation to any class.
 
     They name no class, nothing above one, and nothing below a kind of them.
     """
-    above = Counter(ancestor for offset in offsets for ancestor in wordnet.ancestors(offset))
+    wordnet = taxonomy.wordnet
     kinds = {
-        offset
-        for offset, count in above.items()
-        if count <= _GENERAL and wordnet.synsets[offset].topic in _VISIBLE_TOPICS
+        kind
+        for kind, count in taxonomy.class_counts().items()
+        if count <= _GENERAL and wordnet.synsets[kind].topic in _VISIBLE_TOPICS
     }
     related = set[str]()
     for synset in wordnet.synsets.values():
-        if synset.offset in above or not kinds.isdisjoint(wordnet.ancestors(synset.offset)):
+        if synset.offset in taxonomy or not kinds.isdisjoint(wordnet.ancestors(synset.offset)):
             related.update(name.lower() for name in synset.names)
     foreign = sorted(set(common) - related)
     drawn = random.Random(0).sample(foreign, min(len(foreign), _MOST_FOREIGN))
     return [*read_lines(FOREIGN_FILE), *drawn]
 
 
-def _collect(wordnet: WordNet, offsets: Sequence[str], *, definitions: bool) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
-    for index, offset in enumerate(offsets):
-        for ancestor in wordnet.ancestors(offset):
-            synset = wordnet.synsets[ancestor]
-            for text in (synset.gloss,) if definitions else synset.names:
-                found.setdefault(text, set()).add(index)
-    return found
-
-
-def _words(found: dict[str, set[int]], class_count: int) -> Words:
-    truth = torch.zeros(len(found), class_count, dtype=torch.bool)
-    for row, classes in enumerate(found.values()):
-        truth[row, sorted(classes)] = True
-    return Words(tuple(found), truth)
+def _words(taxonomy: Taxonomy, found: dict[str, set[str]]) -> Words:
+    rows = [taxonomy.truth(sorted(synsets)) for synsets in found.values()]
+    empty = torch.zeros(0, len(taxonomy.kinds), dtype=torch.int8)
+    return Words(tuple(found), torch.stack(rows) if rows else empty)
