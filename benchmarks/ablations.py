@@ -206,10 +206,8 @@ def main() -> None:
     for title, rows in tables.items():
         show(title, [["head", *HEADER], *rows(bench)], given.write)
     model = load_checkpoint(given.mini / WITHHELD / "qks.pt")
-    show(
-        "prompts", [["label embedding", *HEADER[:2]], *(r[:3] for r in prompts(bench, model.head))]
-    )
-    show("query usage", query_usage(bench, model.head))
+    show("prompts", [["label embedding", *HEADER[:2]], *prompts(bench, model.head)], given.write)
+    show("query usage", query_usage(bench, model.head), given.write)
     write_attention_picture(model, ATTENTION_PICTURE)
     print(f"\nwrote {ATTENTION_PICTURE}")
 

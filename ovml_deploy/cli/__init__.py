@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from ovml_deploy.runtime.results import TagResult
 
 _DEMO_WORDS = (
-    "animal", "vehicle", "building", "plant", "food", "beverage", "timepiece", "furniture",
-    "musical instrument", "spacecraft",
+    "cat", "dog", "coffee", "tea", "flower", "tree", "building", "bridge", "rocket", "clock",
 )  # fmt: skip
 
 
@@ -81,10 +80,13 @@ class Commands:
         photographs = [str(path) for path in assets.sample_photographs()]
         tagger = Tagger.load(assets.MINI)
         runs: dict[str, Sequence[TagResult]] = {}
-        for name, words, tags in (("everyday", tagger.vocabulary, 4), ("general", _DEMO_WORDS, 2)):
+        for name, words, tags, threshold in (
+            ("of its own, calibrated", tagger.vocabulary, 4, None),
+            ("of yours", _DEMO_WORDS, 1, 0.1),
+        ):
             vocabulary = tagger.use_vocabulary(words)
-            title = f"{len(vocabulary)} {name} words"
-            runs[title] = [*tagger.tag_many(photographs, top_k=tags)]
+            title = f"{len(vocabulary):,} words {name}"
+            runs[title] = [*tagger.tag_many(photographs, tags, threshold)]
             rows = [
                 (Path(r.source).name, "  ".join(f"{t.label} {t.score:.2f}" for t in r))
                 for r in runs[title]

@@ -1,13 +1,15 @@
 """``ovml-deploy vocab ...``."""
 
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovml_deploy import assets, output
 from ovml_deploy.commandline import SOME_FAILED, command, number
-from ovml_deploy.errors import UsageError
+from ovml_deploy.errors import UsageError, VocabularyError
 
 if TYPE_CHECKING:
     from ovml_deploy.pipelines.calibrate import CalibrationReport
@@ -47,6 +49,7 @@ class Vocab:
             raise UsageError(f"{name!r} is no name for a vocabulary; give --out to name a file.")
         _check_out(out)
         target = Path(out) if out else bundle.inside(f"{VOCABULARIES}/{name}.safetensors")
+        _check_target(target)
         words = read_labels(labels)
         encoder = TextEncoder(bundle, create_backend(device))
         vocabulary = encoder.vocabulary(words, name, output.show_encoding)
@@ -121,9 +124,12 @@ class Vocab:
         work.check_precision(precision)
         _check_out(out)
         words, own_file = _open(vocabulary, engine)
+        words = replace(words, calibration=None)  # an older one may be of another model
+        target = Path(out) if out else own_file
+        _check_target(target)
         paths, labelled = _read_data(data, images)
-        targets, strange = targets_for(labelled, words.labels)
         work.check_size(len(paths), len(words))
+        targets, strange = targets_for(labelled, words.labels)
         tagger = Tagger.load(engine, device, words)
         encoded = output.with_progress(tagger.encode_many(paths), len(paths), "encoding")
         logits, kept, failed = work.collect_logits(tagger, words, encoded, len(paths))
@@ -133,7 +139,9 @@ class Vocab:
         calibrated, report = work.calibrate_vocabulary(
             words, logits, targets, tagger.bundle.activation, precision
         )
-        target = Path(out) if out else own_file
+        assert calibrated.calibration is not None
+        bound = replace(calibrated.calibration, model_hash=tagger.bundle.model_hash)
+        calibrated = replace(calibrated, calibration=bound)
         calibrated.save(target)
         _print_report(calibrated, report, len(failed), len(strange))
         print(f"{target}: {len(calibrated):,} labels, calibrated, id {calibrated.id}")
@@ -145,16 +153,25 @@ def _check_out(out: str | None) -> None:
         raise UsageError(f"A vocabulary is a .safetensors file, and --out is {out!r}.")
 
 
+def _check_target(target: Path) -> None:
+    """Raise VocabularyError before hours of work whose result could not be written."""
+    real = Path(os.path.realpath(target))
+    folder = next(parent for parent in real.parents if parent.exists())
+    if real.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise VocabularyError(
+            f"The vocabulary cannot be written to {str(target)!r}: that is a folder, or lies in none "
+            "that you may write to. Name another place with --out."
+        )
+
+
 def _open(vocabulary: str, engine: str) -> "tuple[Vocabulary, Path]":
     """The vocabulary of this name in the bundle, or in this file; and its file."""
-    from ovml_deploy.runtime.bundle import VOCABULARIES, Bundle
-    from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
+    from ovml_deploy.runtime.bundle import Bundle
+    from ovml_deploy.runtime.vocabulary import Vocabulary, stored_file
 
-    if vocabulary.endswith(".safetensors"):
-        return Vocabulary.load(vocabulary), Path(vocabulary)
-    bundle = Bundle.open(engine)
-    file = bundle.inside(f"{VOCABULARIES}/{vocabulary}.safetensors")
-    return load_named(bundle, vocabulary), file
+    in_file = vocabulary.endswith(".safetensors")
+    file = Path(vocabulary) if in_file else stored_file(Bundle.open(engine), vocabulary)
+    return Vocabulary.load(file), file
 
 
 def _read_data(data: str, images: str | None) -> "tuple[Sequence[str], Labelled]":
@@ -186,7 +203,7 @@ def _print_report(
         ("labels that the data do not know", f"{report.unknown_labels:,}"),
         ("labels of the data that are not in the vocabulary", f"{strange:,}"),
         ("threshold", f"{calibration.threshold:.3f}"),
-        ("precision", f"{report.precision:.3f}"),
+        ("precision", f"{report.precision:.3f} (of {report.tags:,} tags)"),
         ("recall", f"{report.recall:.3f}"),
         ("tags per image", f"{report.tags_per_image:.2f}"),
         ("calibration error before", f"{report.error_before:.4f}"),

@@ -24,13 +24,15 @@ _NUMBERS_AT_ONCE = 1 << 18
 class CalibrationReport:
     """How a calibration does on images it has not seen (5-fold cross-validation over images).
 
-    ``precision`` (nan where nothing is tagged) and ``recall`` are pooled over all known labels of
-    all images, at the calibration's threshold; ``tags_per_image`` counts unknown labels too. The
-    expected calibration errors are the mean distance of score and frequency, in 20 bins of equal
-    width. ``few_positives``: labels with fewer than 5; ``unknown_labels``: those without any data.
+    ``precision`` (of ``tags`` tags; nan where there are none) and ``recall`` are pooled over all
+    known labels of all images, at the calibration's threshold; ``tags_per_image`` counts unknown
+    labels too. The expected calibration errors are the mean distance of score and frequency, in 20
+    bins of equal width. ``few_positives``: labels with fewer than 5; ``unknown_labels``: those
+    without any data.
     """
 
     precision: float
+    tags: int
     recall: float
     tags_per_image: float
     error_before: float
@@ -69,6 +71,7 @@ def calibrate_vocabulary(
     positives = (targets == 1).sum(axis=0)
     report = CalibrationReport(
         precision=float(after.precisions()[step]),
+        tags=int(after.reaching(after.known)[step]),
         recall=float(after.reaching(after.positive)[step] / calibration.positives),
         tags_per_image=float(after.reaching(after.every)[step] / len(logits)),
         error_before=before.expected_error(),
@@ -103,7 +106,7 @@ def collect_logits(
     """Match what :meth:`Tagger.encode_many` gives of ``images`` images, as it comes.
 
     Returns logits float32 ``[N, K]`` of those that could be read, their positions ``[N]``, and what
-    was wrong with the others. Raises DataError where they would not fit in 2 GiB.
+    was wrong with the others. Raises DataError where they would not fit in 2 GiB, or none is left.
     """
     check_size(images, len(vocabulary))
     logits = np.empty((images, len(vocabulary)), dtype=np.float32)
@@ -115,6 +118,8 @@ def collect_logits(
         else:
             logits[len(kept)] = tagger.match(features, vocabulary)[0]
             kept.append(position)
+    if not kept:
+        raise DataError(f"None of the {images} images can be read. The first: {failed[0]}")
     return logits[: len(kept)], np.array(kept, dtype=np.intp), tuple(failed)
 
 

@@ -127,6 +127,11 @@ class Bundle:
         """Names the prompt pool and how it is averaged (16 hexadecimal digits)."""
         return _short_hash([list(self.templates), self.normalises_labels])
 
+    @cached_property
+    def model_hash(self) -> str:
+        """Names the model by the outputs that PyTorch gave it, so at any precision alike."""
+        return _short_hash(self.manifest["files"][GOLDEN]["sha256"])
+
     def file(self, name: str) -> Path:
         """Return the path of a file of the bundle after checking its SHA-256.
 

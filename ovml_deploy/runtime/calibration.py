@@ -33,7 +33,8 @@ class Calibration:
 
     ``offsets``: float32 ``[K]``, one a label. ``threshold``: the score a tag must reach where the
     caller names none. The rest says where it comes from: how many ``images`` and positive labels of
-    them (``positives``) it was fitted to, and the ``precision`` that was asked for, if one was.
+    them (``positives``) it was fitted to, the ``precision`` that was asked for, if one was, and the
+    ``model_hash`` of the bundle whose logits they were ("": not said, so not checked).
     Raises VocabularyError where the numbers make no sense.
     """
 
@@ -43,6 +44,7 @@ class Calibration:
     images: int = 0
     positives: int = 0
     precision: float | None = None
+    model_hash: str = ""
 
     def __post_init__(self) -> None:
         offsets = np.array(self.offsets, dtype=np.float32)

@@ -78,7 +78,7 @@ class Vocabulary:
         return digest.hexdigest()[:16]
 
     def check_fits(self, bundle: Bundle) -> None:
-        """Raise VocabularyError where another text encoder or prompt pool made this vocabulary."""
+        """Raise VocabularyError where another text encoder, prompt pool or model made it."""
         for what, mine, theirs in (
             ("text encoder", self.text_hash, bundle.text_hash),
             ("prompt pool", self.prompt_hash, bundle.prompt_hash),
@@ -88,6 +88,13 @@ class Vocabulary:
                     f"The vocabulary {self.name!r} was made for another {what} ({mine}, not {theirs}). "
                     f"Build it again: ovml-deploy vocab build labels.txt --engine {bundle.path}"
                 )
+        calibrated_for = self.calibration.model_hash if self.calibration else ""
+        if calibrated_for not in ("", bundle.model_hash):
+            raise VocabularyError(
+                f"The vocabulary {self.name!r} was calibrated for another model ({calibrated_for}, not "
+                f"{bundle.model_hash}), whose scores mean something else. Calibrate it again: "
+                f"ovml-deploy vocab calibrate {self.name} --data FOLDER --engine {bundle.path}"
+            )
         if self.embeddings.shape[1] != bundle.embed_dim:
             raise VocabularyError(
                 f"The vocabulary {self.name!r} has {self.embeddings.shape[1]} dimensions, the bundle "
@@ -168,13 +175,18 @@ def _read_calibration(file: Any, metadata: dict[str, str]) -> Calibration | None
     return calibration
 
 
-def load_named(bundle: Bundle, name: str) -> Vocabulary:
-    """Load a vocabulary stored in a bundle by name. Raises VocabularyError."""
+def stored_file(bundle: Bundle, name: str) -> Path:
+    """Return the file of a vocabulary stored in a bundle. Raises VocabularyError without one."""
     names: Sequence[str] = bundle.vocabulary_names()
     if name not in names:
         raise VocabularyError(
             f"The bundle {bundle.path} has no vocabulary {name!r}; it has: {', '.join(names) or 'none'}."
         )
-    vocabulary = Vocabulary.load(bundle.inside(f"{VOCABULARIES}/{name}.safetensors"))
+    return bundle.inside(f"{VOCABULARIES}/{name}.safetensors")
+
+
+def load_named(bundle: Bundle, name: str) -> Vocabulary:
+    """Load a vocabulary stored in a bundle by name. Raises VocabularyError."""
+    vocabulary = Vocabulary.load(stored_file(bundle, name))
     vocabulary.check_fits(bundle)
     return vocabulary

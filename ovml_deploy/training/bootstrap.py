@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ovml_deploy.errors import UsageError
 from ovml_deploy.training.metrics import DEFAULT_TOP_K, evaluate, top_k_counts
 
 DEFAULT_RESAMPLES = 200
+MAX_BYTES = 2 * 1024**3  # of drawings
 
 _PERCENTILES = (2.5, 97.5)
 
@@ -75,6 +77,15 @@ def bootstrap_difference(
     counts = draw(len(targets), resamples, seed)
     difference = resampled_map(scores_a, targets, counts) - resampled_map(scores_b, targets, counts)
     return _interval(value, difference, least=-1.0)
+
+
+def check_resamples(images: int, resamples: int) -> None:
+    """Raise UsageError where there is no drawing, or more than fit in 2 GiB."""
+    most = MAX_BYTES // (2 * max(images, 1))
+    if not 1 <= resamples <= most:
+        raise UsageError(
+            f"resamples is {resamples}; for {images:,} images it is at least 1 and at most {most:,}."
+        )
 
 
 def draw(images: int, resamples: int, seed: int) -> np.ndarray:

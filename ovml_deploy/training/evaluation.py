@@ -17,7 +17,12 @@ from ovml_deploy.runtime.read_ahead import batches
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.text_encoder import Progress
 from ovml_deploy.runtime.vocabulary import Vocabulary
-from ovml_deploy.training.bootstrap import DEFAULT_RESAMPLES, Interval, bootstrap_evaluation
+from ovml_deploy.training.bootstrap import (
+    DEFAULT_RESAMPLES,
+    Interval,
+    bootstrap_evaluation,
+    check_resamples,
+)
 from ovml_deploy.training.data import Dataset, Split
 from ovml_deploy.training.metrics import DEFAULT_TOP_K, split_columns
 
@@ -59,9 +64,11 @@ def evaluate_bundle(
     """Tag the images of ``dataset`` with the labels of ``split`` and measure, with intervals.
 
     Images that cannot be read are left out and listed. ``track`` and ``progress`` show how far it
-    is. Raises DataError where nothing is left to measure, LabelError for labels that cannot be used.
+    is. Raises DataError where nothing is left to measure, LabelError for labels that cannot be used,
+    UsageError for more resamples than memory holds.
     """
     show = track or _pass_on
+    check_resamples(len(dataset.records), resamples)
     targets = dataset.targets(split.labels)
     if not (targets == 1).any():
         raise DataError(f"No image of {str(dataset.source)!r} has one of the labels.")
@@ -75,6 +82,11 @@ def evaluate_bundle(
             failed.append(str(row))
         else:
             scores[index], good[index] = row, True
+    if not np.isfinite(scores).all():
+        raise DataError(
+            "Some logits are not finite: the model gave nan or infinity. Check the bundle: "
+            "ovml-deploy verify --engine BUNDLE"
+        )
     if not good.any():
         raise DataError(f"None of the {len(paths)} images can be read. The first: {failed[0]}")
     columns = split_columns(len(split.seen), len(split.labels))

@@ -44,7 +44,9 @@ def test_a_table_without_a_place_is_an_error(tables: ModuleType, tmp_path: Path)
 
 def test_the_accuracy_page_has_all_its_tables() -> None:
     found = dict(MARK.findall((ROOT / "docs/accuracy.md").read_text("utf-8")))
-    scripts = "".join((ROOT / "benchmarks" / f"{n}.py").read_text() for n in ("accuracy", "ablations"))
+    scripts = "".join(
+        (ROOT / "benchmarks" / f"{n}.py").read_text() for n in ("accuracy", "ablations")
+    )
     assert {"margins", "claims", "photographs", "tags of the shipped bundle"} <= set(found)
     for title, table in found.items():
         assert table.count("\n|") >= 2, f"the table {title!r} is empty: make accuracy"

@@ -148,6 +148,13 @@ def test_logits_are_collected_past_bad_images(tiny_tagger, pictures, tmp_path) -
     assert logits.dtype == np.float32
 
 
+def test_nothing_is_collected_of_bad_images_alone(tiny_tagger, tmp_path) -> None:
+    absent = [tmp_path / "absent.jpg"] * 2
+    vocabulary = tiny_tagger.make_vocabulary("others")
+    with pytest.raises(DataError, match=r"None of the 2 images can be read\. The first: .*absent"):
+        collect_logits(tiny_tagger, vocabulary, tiny_tagger.encode_many(absent), 2)
+
+
 def test_what_memory_cannot_hold_is_refused() -> None:
     work.check_size(1000, 500_000)
     with pytest.raises(DataError, match=r"2 GiB\. Take at most 1,073 images"):

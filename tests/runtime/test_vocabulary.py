@@ -169,6 +169,20 @@ def test_another_encoders_vocabulary_is_refused(tiny_bundle: Path, tiny_tagger, 
     assert tiny_tagger.vocabulary.name == "few"
 
 
+def test_another_models_calibration_is_refused(tiny_bundle: Path, tiny_tagger) -> None:
+    vocabulary = tiny_tagger.vocabulary
+    own = Bundle.open(tiny_bundle).model_hash
+    for model_hash in (own, ""):  # "": fitted by hand, so nobody said for which
+        calibration = Calibration(1.0, np.zeros(len(vocabulary)), model_hash=model_hash)
+        tiny_tagger.make_vocabulary(
+            dataclasses.replace(vocabulary, calibration=calibration)
+        ).check_fits(tiny_tagger.bundle)
+    other = dataclasses.replace(calibration, model_hash="0" * 16)
+    stranger = dataclasses.replace(vocabulary, calibration=other)
+    with pytest.raises(VocabularyError, match=r"another model \(0000.*vocab calibrate few --data"):
+        tiny_tagger.use_vocabulary(stranger)
+
+
 def test_another_width_is_refused(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     narrow = make(text_hash=bundle.text_hash, prompt_hash=bundle.prompt_hash)

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovml_deploy.errors import UsageError
 from ovml_deploy.training.bootstrap import (
     Interval,
     bootstrap_difference,
     bootstrap_evaluation,
+    check_resamples,
     draw,
     resampled_average_precision,
     resampled_map,
@@ -148,6 +150,14 @@ def test_bad_input_is_refused() -> None:
         bootstrap_evaluation(np.array([[np.nan]]), np.array([[1]]))
     with pytest.raises(ValueError, match=r"\[N, K\]"):
         bootstrap_difference(np.zeros((2, 2)), np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_drawings_beyond_memory_are_refused() -> None:
+    check_resamples(125_000, 8000)
+    with pytest.raises(UsageError, match="at least 1 and at most 8,589"):
+        check_resamples(125_000, 9000)
+    with pytest.raises(UsageError, match="resamples is 0"):
+        check_resamples(1, 0)
 
 
 def test_text() -> None:

@@ -212,6 +212,8 @@ NAMES = "oidv6-class-descriptions.csv"
         ("OpenImages:test", PEOPLE, ",1", "", "line 2: 3 cells instead of 4"),
         ("OpenImages:test", PEOPLE, "LabelName", "Label", "no column 'LabelName'"),
         ("OpenImages:test", NAMES, ',"Red, disc"', "", "not a MID and a name"),
+        ("OpenImages:test", PEOPLE, ",1", ',"' + "1" * 200_000, "is not a CSV file: field larger"),
+        ("OpenImages:test", NAMES, "Red,", "Red," * 50_000, "is not a CSV file: field larger"),
     ],
 )
 def test_damaged_files(

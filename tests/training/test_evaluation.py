@@ -173,6 +173,7 @@ def test_the_command_writes_null_where_nothing_can_be_measured(
         (("--top-k", "0"), 2, "--top-k must be at least 1"),
         (("--top-k", "x"), 2, "'x' is not a whole number"),
         (("--resamples", "0"), 2, "--resamples must be"),
+        (("--resamples", "9" * 12), 2, "resamples is 999999999999; for "),
         (("--batch-size", "0"), 2, "--batch-size must be"),
         (("--images", "absent"), 1, "no image folder 'absent'"),
         (("--unseen", "absent.txt"), 1, "no file of unseen labels 'absent.txt'"),

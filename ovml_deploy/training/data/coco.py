@@ -31,7 +31,7 @@ def read_coco(source: Path, folder: Path) -> Dataset:
     """Read COCO instances whose image names start at ``folder``. Raises DataError."""
     try:
         content = json.loads(read_text(source))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for numbers and nesting beyond all reason
         raise DataError(f"{str(source)!r} is not JSON: {error}.") from error
     images, categories, annotations = (
         _section(content, name, source) for name in ("images", "categories", "annotations")

@@ -108,12 +108,13 @@ def _read_rows(source: Path) -> Iterator[tuple[str, str, float, str]]:
     """Image, MID, confidence and place of every row; line by line, for there are 28 million."""
     with open(source, encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(file)
-        header = next(rows, [])
+        checked = _well_formed(rows, source)
+        header = next(checked, [])
         missing = [name for name in _COLUMNS if name not in header]
         if missing:
             raise DataError(f"{str(source)!r} has no column {missing[0]!r}; it has {header}.")
         image, mid, confidence = (header.index(name) for name in _COLUMNS)
-        for row in rows:
+        for row in checked:
             where = f"{str(source)!r}, line {rows.line_num}"
             if len(row) != len(header):
                 raise DataError(f"{where}: {len(row)} cells instead of {len(header)}.")
@@ -122,6 +123,14 @@ def _read_rows(source: Path) -> Iterator[tuple[str, str, float, str]]:
             except ValueError:
                 raise DataError(f"{where}: {row[confidence]!r} is no confidence.") from None
             yield row[image], row[mid], value, where
+
+
+def _well_formed(rows: Iterator[list[str]], source: Path) -> Iterator[list[str]]:
+    """Pass rows on. Raises DataError where a stray quote has swallowed the lines after it."""
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(f"{str(source)!r} is not a CSV file: {error}.") from error
 
 
 def _read_descriptions(folder: Path) -> dict[str, str]:
@@ -133,7 +142,7 @@ def _read_descriptions(folder: Path) -> dict[str, str]:
             f"{len(files)}."
         )
     names = {}
-    for row in csv.reader(read_text(files[0]).splitlines()):
+    for row in _well_formed(csv.reader(read_text(files[0]).splitlines()), files[0]):
         if len(row) < 2 or not row[1].strip():
             raise DataError(f"{str(files[0])!r}: {row} is not a MID and a name.")
         if row[0] != "LabelName":  # the header of V6 and V7

@@ -52,8 +52,8 @@ def make_split(
     chosen = tuple(label for label in wanted if label not in set(held_back))
     if not chosen:
         raise DataError(
-            f"{str(train.source)!r} leaves no label to train on: {len(wanted)} labels, "
-            f"{len(held_back)} of them unseen."
+            f"{str(train.source)!r} leaves no seen label, so no label to train on: {len(wanted)} "
+            f"labels, {len(held_back)} held back as unseen. Take some out of the unseen ones."
         )
     if seen is not None:
         return Split(chosen, held_back)
