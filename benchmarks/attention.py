@@ -40,7 +40,7 @@ def _look(
     model: TaggingModel, image: Image.Image, labels: list[str]
 ) -> tuple[np.ndarray, list[int], list[float]]:
     """Return attention ``[M, side, side]`` of the queries, and each label's winner and score."""
-    pixels = torch.from_numpy(model.backbone.preprocessing(image)[None])
+    pixels = torch.from_numpy(model.backbone.preprocessing(image)[None].copy())
     tokens = model.backbone.image_tokens(model.backbone.normalise(pixels))
     logits, winners = model.head.match(model.head(tokens), model.embed_labels(labels))
     weights = _attention(model.head, tokens)[0, :, 1:]  # the first token is the pooled one
