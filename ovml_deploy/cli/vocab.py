@@ -119,6 +119,7 @@ class Vocab:
 
         from ovml_deploy.pipelines import calibrate as work
         from ovml_deploy.pipelines.labelled_images import targets_for
+        from ovml_deploy.pipelines.logits import collect_logits
         from ovml_deploy.runtime.tagger import Tagger
 
         work.check_precision(precision)
@@ -132,7 +133,7 @@ class Vocab:
         targets, strange = targets_for(labelled, words.labels)
         tagger = Tagger.load(engine, device, words)
         encoded = output.with_progress(tagger.encode_many(paths), len(paths), "encoding")
-        logits, kept, failed = work.collect_logits(tagger, words, encoded, len(paths))
+        logits, kept, failed = collect_logits(tagger, words, encoded, len(paths))
         for message in failed:
             print(f"failed: {message}", file=sys.stderr)
         targets = targets if len(kept) == len(paths) else np.ascontiguousarray(targets[kept])

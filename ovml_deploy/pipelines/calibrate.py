@@ -1,14 +1,13 @@
 """Calibrates a vocabulary on labelled images, and measures by cross-validation how good that is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ovml_deploy.errors import DataError, ImageError, UsageError
+from ovml_deploy.errors import DataError, UsageError
 from ovml_deploy.runtime.calibration import calibrate
 from ovml_deploy.runtime.results import scores_of
-from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 MAX_BYTES = 2 * 1024**3
@@ -95,32 +94,6 @@ def check_size(images: int, labels: int) -> None:
             f"The logits of {images:,} images and {labels:,} labels need more than 2 GiB. Take at "
             f"most {MAX_BYTES // (4 * labels):,} images, or a vocabulary of the labels you need."
         )
-
-
-def collect_logits(
-    tagger: Tagger,
-    vocabulary: Vocabulary,
-    encoded: Iterable[tuple[str, np.ndarray | ImageError]],
-    images: int,
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Match what :meth:`Tagger.encode_many` gives of ``images`` images, as it comes.
-
-    Returns logits float32 ``[N, K]`` of those that could be read, their positions ``[N]``, and what
-    was wrong with the others. Raises DataError where they would not fit in 2 GiB, or none is left.
-    """
-    check_size(images, len(vocabulary))
-    logits = np.empty((images, len(vocabulary)), dtype=np.float32)
-    kept: list[int] = []
-    failed: list[str] = []
-    for position, (_, features) in enumerate(encoded):
-        if isinstance(features, ImageError):
-            failed.append(str(features))
-        else:
-            logits[len(kept)] = tagger.match(features, vocabulary)[0]
-            kept.append(position)
-    if not kept:
-        raise DataError(f"None of the {images} images can be read. The first: {failed[0]}")
-    return logits[: len(kept)], np.array(kept, dtype=np.intp), tuple(failed)
 
 
 class _Tally:

@@ -7,16 +7,14 @@ the k best labels of an image are those of its greatest logits. No calibration e
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ovml_deploy.errors import DataError, ImageError
-from ovml_deploy.runtime.read_ahead import batches
+from ovml_deploy.errors import DataError
+from ovml_deploy.pipelines.logits import collect_logits
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.text_encoder import Progress
-from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.training.bootstrap import (
     DEFAULT_RESAMPLES,
     Interval,
@@ -74,40 +72,16 @@ def evaluate_bundle(
         raise DataError(f"No image of {str(dataset.source)!r} has one of the labels.")
     vocabulary = tagger.make_vocabulary(split.labels, progress)
     paths = [record.path for record in dataset.records]
-    scores = np.zeros(targets.shape, dtype=np.float32)
-    good, failed = np.zeros(len(paths), dtype=bool), []
-    rows = show(match_images(tagger, vocabulary, paths, batch_size), len(paths), "tagging")
-    for index, row in enumerate(rows):
-        if isinstance(row, ImageError):
-            failed.append(str(row))
-        else:
-            scores[index], good[index] = row, True
-    if not np.isfinite(scores).all():
-        raise DataError(
-            "Some logits are not finite: the model gave nan or infinity. Check the bundle: "
-            "ovml-deploy verify --engine BUNDLE"
-        )
-    if not good.any():
-        raise DataError(f"None of the {len(paths)} images can be read. The first: {failed[0]}")
+    with closing(tagger.encode_many(paths, batch_size)) as images:
+        encoded = show(images, len(paths), "tagging")
+        scores, kept, failed = collect_logits(tagger, vocabulary, encoded, len(paths))
     columns = split_columns(len(split.seen), len(split.labels))
-    scores, targets = scores[good], targets[good]
+    targets = targets[kept]
     parts = {
         name if split.unseen else "all": _measure(scores[:, part], targets[:, part], ks, resamples)
         for name, part in show(columns.items(), len(columns), "intervals")
     }
-    return Report(parts, int(good.sum()), tuple(failed))
-
-
-def match_images(
-    tagger: Tagger, vocabulary: Vocabulary, paths: Sequence[Path], batch_size: int
-) -> Iterator[np.ndarray | ImageError]:
-    """Yield the logits ``[K]`` of every image in order, or what is wrong with it."""
-    with closing(tagger.encode_many(paths, batch_size)) as encoded:
-        for batch in batches(encoded, batch_size):
-            features = [found for _, found in batch if isinstance(found, np.ndarray)]
-            logits = iter(tagger.match(np.stack(features), vocabulary) if features else ())
-            for _, found in batch:
-                yield found if isinstance(found, ImageError) else next(logits)
+    return Report(parts, len(kept), failed)
 
 
 def _measure(scores: np.ndarray, targets: np.ndarray, ks: Sequence[int], resamples: int) -> Part:

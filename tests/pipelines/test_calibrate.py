@@ -1,4 +1,4 @@
-"""What is reported of a calibration, against fresh data; and logits collected as images come."""
+"""What is reported of a calibration, against fresh data."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 
 from ovml_deploy.errors import DataError, UsageError
 from ovml_deploy.pipelines import calibrate as work
-from ovml_deploy.pipelines.calibrate import calibrate_vocabulary, collect_logits
+from ovml_deploy.pipelines.calibrate import calibrate_vocabulary
 from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.results import scores_of
 from ovml_deploy.runtime.vocabulary import Vocabulary
@@ -132,27 +132,6 @@ def test_a_vocabulary_is_calibrated_anew() -> None:
     again, _ = calibrate_vocabulary(old, logits, targets, "sigmoid")
     fresh, _ = calibrate_vocabulary(words(10), logits, targets, "sigmoid")
     assert again.id == fresh.id != old.id
-
-
-def test_logits_are_collected_past_bad_images(tiny_tagger, pictures, tmp_path) -> None:
-    absent = tmp_path / "absent.jpg"
-    paths = [absent, *pictures[:2], absent, pictures[2]]
-    vocabulary = tiny_tagger.make_vocabulary("others")
-    logits, kept, failed = collect_logits(
-        tiny_tagger, vocabulary, tiny_tagger.encode_many(paths), len(paths)
-    )
-    assert kept.tolist() == [1, 2, 4]
-    assert failed == (f"{absent}: there is no such file.",) * 2
-    expected = tiny_tagger.match(tiny_tagger.encode(pictures[:3]), vocabulary)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    assert logits.dtype == np.float32
-
-
-def test_nothing_is_collected_of_bad_images_alone(tiny_tagger, tmp_path) -> None:
-    absent = [tmp_path / "absent.jpg"] * 2
-    vocabulary = tiny_tagger.make_vocabulary("others")
-    with pytest.raises(DataError, match=r"None of the 2 images can be read\. The first: .*absent"):
-        collect_logits(tiny_tagger, vocabulary, tiny_tagger.encode_many(absent), 2)
 
 
 def test_what_memory_cannot_hold_is_refused() -> None:
