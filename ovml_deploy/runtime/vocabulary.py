@@ -88,10 +88,10 @@ class Vocabulary:
                     f"The vocabulary {self.name!r} was made for another {what} ({mine}, not {theirs}). "
                     f"Build it again: ovml-deploy vocab build labels.txt --engine {bundle.path}"
                 )
-        calibrated_for = self.calibration.model_hash if self.calibration else ""
-        if calibrated_for not in ("", bundle.model_hash):
+        if self.calibration and self.calibration.model_hash not in ("", bundle.model_hash):
             raise VocabularyError(
-                f"The vocabulary {self.name!r} was calibrated for another model ({calibrated_for}, not "
+                f"The vocabulary {self.name!r} was calibrated for another model "
+                f"({self.calibration.model_hash}, not "
                 f"{bundle.model_hash}), whose scores mean something else. Calibrate it again: "
                 f"ovml-deploy vocab calibrate {self.name} --data FOLDER --engine {bundle.path}"
             )
