@@ -32,6 +32,7 @@ def make_backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any
         config_file, weights = folder / f"{name}.json", folder / "weights.pt"
         config_file.write_text(json.dumps(config))
         spec = BackboneSpec(str(config_file), str(weights))
+        torch.manual_seed(seed)  # whatever tests ran before
         model = Backbone.load(spec, load_weights=False).model
         randomise(model, seed)
         torch.save(model.state_dict(), weights)

@@ -192,13 +192,13 @@ def test_what_calibrate_refuses_changes_nothing(
     cli, bundle_copy: Path, labelled: Path, arguments: list[str], code: int, message: str
 ) -> None:
     before = {path: path.read_bytes() for path in bundle_copy.rglob("*") if path.is_file()}
-    if "FALSE" in arguments:  # one very sure picture is called something else
+    if "FALSE" in arguments:  # a very sure picture is called all else
         sure = Tagger.load(bundle_copy)
         scored = [(sure.tag(p).tags[0].logit, p) for p in labelled.rglob("*.png")]
         path = max(scored)[1]
-        other = next(f for f in labelled.iterdir() if f != path.parent)
-        for number in range(3):
-            shutil.copy(path, other / f"wrong{number}.png")
+        for other in [f for f in labelled.iterdir() if f != path.parent]:
+            for number in range(4):
+                shutil.copy(path, other / f"wrong{number}.png")
         arguments = [*arguments, "--precision", "1"]
     filled = [{"DATA": labelled, "FALSE": labelled}.get(a, a) for a in arguments]
     done = cli("vocab", "calibrate", *filled, "--engine", bundle_copy)
