@@ -1,13 +1,12 @@
 """The papers' claims, tested on the embedded model: losses, queries, layers, projection, prompts.
 
-    python benchmarks/ablations.py          # after `make mini`; about 20 minutes on 2 cores
+    python benchmarks/ablations.py          # after `make mini`; about half an hour on 2 cores
 
 Every head is trained as the embedded model's is but for the one thing that its row names, and
 measured on task (b) of accuracy.py (mosaics and cut-outs together) by mAP with 95% bootstrap
 intervals over the images. Also writes docs/attention.jpg. docs/accuracy.md holds the results.
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from accuracy import (
     SEED,
     SIZE,
     Labels,
+    arguments,
     local_maximum_scores,
     pooled_scores,
 )
@@ -27,9 +27,9 @@ from attention import write_attention_picture
 from tables import show
 from torch import Tensor
 
-from ovml_deploy.models.backbone import Backbone
 from ovml_deploy.models.checkpoint import load_checkpoint
 from ovml_deploy.models.qks import QKSHead
+from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.training.bootstrap import bootstrap_evaluation
 from ovml_deploy.training.mini.build import (
     TEMPLATES,
@@ -52,9 +52,9 @@ ATTENTION_PICTURE = Path("docs/attention.jpg")
 
 @dataclass(frozen=True)
 class Bench:
-    """What every row shares: the backbone, the pictures to train and test on, the label embeddings."""
+    """What every row shares: the measured model, pictures to train and test on, label embeddings."""
 
-    backbone: Backbone
+    model: TaggingModel
     material: Material
     head_material: HeadMaterial
     test: Encoded
@@ -64,17 +64,17 @@ class Bench:
     @classmethod
     def load(cls, material: Material, mini: Path) -> "Bench":
         """Read the measured model, and encode the pictures anew."""
-        backbone = load_checkpoint(mini / WITHHELD / "qks.pt").backbone
-        reader = PictureReader(backbone, material.taxonomy)
+        model = load_checkpoint(mini / WITHHELD / "qks.pt")
+        reader = PictureReader(model.backbone, material.taxonomy)
         scenes = material.test_scenes(SCENES, SIZE, SEED)
         labels = Labels.of(material)
         return cls(
-            backbone,
+            model,
             material,
-            encode_head_material(backbone, material, BuildOptions()),
+            encode_head_material(model.backbone, material, BuildOptions()),
             reader.scenes(scenes["mosaics"]).plus(reader.scenes(scenes["cut-outs"])),
             labels,
-            embed_words(backbone, labels.words),
+            embed_words(model.backbone, labels.words),
         )
 
     def train(self, head: QKSHead, how: HeadTraining) -> tuple[QKSHead, list[float]]:
@@ -82,7 +82,7 @@ class Bench:
         words = self.material.words
         torch.manual_seed(0)
         return self.head_material.train_head(
-            head, self.backbone, words.names, words.validation, how
+            head, self.model.backbone, words.names, words.validation, how
         )
 
     def initial(self, init: HeadInit) -> QKSHead:
@@ -116,7 +116,7 @@ HEADER = ["mAP, seen labels", "mAP, unseen labels", "validation words"]
 
 def claims(bench: Bench) -> Iterator[list[str]]:
     """From zero-shot to QKS, with each loss, from both starts."""
-    single = embed_words(bench.backbone, bench.labels.words, TEMPLATES[:1])
+    single = embed_words(bench.model.backbone, bench.labels.words, TEMPLATES[:1])
     baselines = {
         f"{POOLED}, one prompt": pooled_scores(bench.test, single),
         f"{POOLED}, prompt pool": pooled_scores(bench.test, bench.pool),
@@ -163,17 +163,19 @@ def variety(bench: Bench) -> Iterator[list[str]]:
         yield replace(bench, head_material=some).row(name, HeadInit(), HeadTraining())
 
 
-def prompts(bench: Bench, head: QKSHead) -> Iterator[list[str]]:
+def prompts(bench: Bench) -> Iterator[list[str]]:
     for template in TEMPLATES:
-        labels = embed_words(bench.backbone, bench.labels.words, (template,))
-        yield [f'"{template}"', *bench.figures(head_scores(head, bench.test, labels))]
-    yield ["mean of the pool", *bench.figures(head_scores(head, bench.test, bench.pool))]
+        labels = embed_words(bench.model.backbone, bench.labels.words, (template,))
+        yield [f'"{template}"', *bench.figures(head_scores(bench.model.head, bench.test, labels))]
+    pooled = head_scores(bench.model.head, bench.test, bench.pool)
+    yield ["mean of the pool", *bench.figures(pooled)]
 
 
 @torch.inference_mode()
-def query_usage(bench: Bench, head: QKSHead) -> list[list[str]]:
+def query_usage(bench: Bench) -> list[list[str]]:
     """How often each query answers for the labels that are in a picture, and for which labels."""
     targets = bench.labels.words.true_of(bench.test.shown) == 1
+    head = bench.model.head
     _, winners = head.match(head(bench.test.tokens.float()), bench.pool)
     count = head.query_tokens.shape[1]
     by_label = torch.stack([((winners == q) & targets).sum(dim=0) for q in range(count)])
@@ -187,13 +189,7 @@ def query_usage(bench: Bench, head: QKSHead) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, default=Path("../shared/photos"))
-    parser.add_argument("--cutouts", type=Path, default=Path("build/cutouts"))
-    parser.add_argument("--icons", type=Path, default=Path("build/icons"))
-    parser.add_argument("--mini", type=Path, default=Path("build/mini"))
-    parser.add_argument("--write", type=Path, help="a document to put the tables into")
-    given = parser.parse_args()
+    given = arguments(__doc__).parse_args()
     material = Material.load(given.photos, given.cutouts, given.icons)
     bench = Bench.load(material, given.mini)
     tables = {
@@ -205,10 +201,9 @@ def main() -> None:
     }
     for title, rows in tables.items():
         show(title, [["head", *HEADER], *rows(bench)], given.write)
-    model = load_checkpoint(given.mini / WITHHELD / "qks.pt")
-    show("prompts", [["label embedding", *HEADER[:2]], *prompts(bench, model.head)], given.write)
-    show("query usage", query_usage(bench, model.head), given.write)
-    write_attention_picture(model, ATTENTION_PICTURE)
+    show("prompts", [["label embedding", *HEADER[:2]], *prompts(bench)], given.write)
+    show("query usage", query_usage(bench), given.write)
+    write_attention_picture(bench.model, ATTENTION_PICTURE)
     print(f"\nwrote {ATTENTION_PICTURE}")
 
 

@@ -23,20 +23,22 @@ from torch.nn import functional as F
 
 from ovml_deploy import assets
 from ovml_deploy.models.checkpoint import load_checkpoint
+from ovml_deploy.models.qks import QKSHead
 from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.pipelines.logits import collect_logits
 from ovml_deploy.runtime.results import TagResult
 from ovml_deploy.runtime.tagger import Tagger
-from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.training.bootstrap import Interval, bootstrap_difference, bootstrap_evaluation
-from ovml_deploy.training.metrics import average_precision
+from ovml_deploy.training.data.text_files import read_lines
+from ovml_deploy.training.metrics import average_precision, mean_average_precision
+from ovml_deploy.training.mini.backbone_folder import IMAGE_SIZE
 from ovml_deploy.training.mini.build import TEMPLATES, WITHHELD, embed_words, head_scores
 from ovml_deploy.training.mini.features import Encoded, PictureReader
 from ovml_deploy.training.mini.material import Material
 from ovml_deploy.training.mini.towers import load_classifier
-from ovml_deploy.training.mini.words import VOCABULARY_FILE, Words, read_lines
-from ovml_deploy.training.scenes import Scene, singles
+from ovml_deploy.training.mini.words import VOCABULARY_FILE, Words
 
-SCENES, SIZE, SEED = 400, 224, 2
+SCENES, SIZE, SEED = 400, IMAGE_SIZE, 2
 RIDGE = 10.0
 METRICS = ("map", "p@3", "r@3", "f1@3", "p@5", "r@5", "f1@5")
 TITLES = {"map": "mAP", **{m: m.upper() for m in METRICS[1:]}}
@@ -77,17 +79,29 @@ def local_maximum_scores(pictures: Encoded, labels: Tensor) -> Tensor:
     return torch.stack([F.normalize(token, dim=-1) @ unit for token in tokens]).amax(dim=0)
 
 
-def all_scores(model: TaggingModel, pictures: Encoded, words: Words) -> Scores:
-    """Score with every method; QKS last."""
-    single = embed_words(model.backbone, words, TEMPLATES[:1])
-    pool = embed_words(model.backbone, words)
-    scores = {
-        f"{POOLED}, one prompt": pooled_scores(pictures, single),
-        POOLED: pooled_scores(pictures, pool),
-        LOCAL: local_maximum_scores(pictures, pool),
-        QKS: head_scores(model.head, pictures, pool),
-    }
-    return {name: tensor.numpy() for name, tensor in scores.items()}
+@dataclass(frozen=True)
+class Methods:
+    """All ways to score some words, embedded once: by one prompt and by the pool ``[K, D]``."""
+
+    head: QKSHead
+    single: Tensor
+    pool: Tensor
+
+    @classmethod
+    def of(cls, model: TaggingModel, words: Words) -> "Methods":
+        """Embed the words."""
+        single = embed_words(model.backbone, words, TEMPLATES[:1])
+        return cls(model.head, single, embed_words(model.backbone, words))
+
+    def scores(self, pictures: Encoded) -> Scores:
+        """Score with every method; QKS last."""
+        scores = {
+            f"{POOLED}, one prompt": pooled_scores(pictures, self.single),
+            POOLED: pooled_scores(pictures, self.pool),
+            LOCAL: local_maximum_scores(pictures, self.pool),
+            QKS: head_scores(self.head, pictures, self.pool),
+        }
+        return {name: tensor.numpy() for name, tensor in scores.items()}
 
 
 def task_table(scores: Scores, targets: np.ndarray, labels: Labels) -> list[list[str]]:
@@ -104,8 +118,7 @@ def margin_row(task: str, scores: Scores, targets: np.ndarray, columns: slice) -
     """Return by how much QKS beats the better of the baselines that use the prompt pool."""
     part = targets[:, columns]
     baselines = {
-        name: bootstrap_evaluation(scores[name][:, columns], part)["map"].value
-        for name in (POOLED, LOCAL)
+        name: mean_average_precision(scores[name][:, columns], part) for name in (POOLED, LOCAL)
     }
     best = max(baselines, key=baselines.__getitem__)
     difference = bootstrap_difference(scores[QKS][:, columns], scores[best][:, columns], part)
@@ -145,7 +158,7 @@ def everyday_table(
     shown = int((targets == 1).any(axis=0).sum())
     rows = [["method", f"mAP of {shown} words", "the same over all photographs"]]
     floor = {"ridge regression, pooled (floor)": ridge_scores(model, material, words)}
-    for name, scores in (floor | {**all_scores(model, photographs, words)}).items():
+    for name, scores in (floor | {**Methods.of(model, words).scores(photographs)}).items():
         found = bootstrap_evaluation(scores, targets)["map"]
         columns = zip(scores.T, targets.T, strict=True)
         every = np.nanmean([average_precision(score, target) for score, target in columns])
@@ -197,30 +210,28 @@ def engine_tables(engine: Path, material: Material) -> Iterator[tuple[str, list[
     tagger, labels = Tagger.load(engine), Labels.of(material)
     vocabulary = tagger.make_vocabulary(labels.words.texts)
     for name, scenes in material.test_scenes(SCENES, SIZE, SEED).items():
-        logits, contents = _engine_logits(tagger, vocabulary, scenes)
-        targets = labels.words.true_of(material.taxonomy.shown(contents)).numpy()
+        pictures = [*scenes]
+        encoded = tagger.encode_many(scene.image for scene in pictures)
+        logits, _, _ = collect_logits(tagger, vocabulary, encoded, len(pictures))
+        shown = material.taxonomy.shown([scene.offsets for scene in pictures])
+        targets = labels.words.true_of(shown).numpy()
         yield name, task_table({str(engine): logits}, targets, labels)
 
 
-def _engine_logits(
-    tagger: Tagger, vocabulary: Vocabulary, scenes: Iterable[Scene]
-) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    rows: list[np.ndarray] = []
-    contents: list[tuple[str, ...]] = []
-    for scene in scenes:
-        contents.append(scene.offsets)
-        rows.append(tagger.match(tagger.encode(scene.image), vocabulary)[0])
-    return np.stack(rows), contents
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of where the material and the built model are."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--photos", type=Path, default=Path("../shared/photos"))
     parser.add_argument("--cutouts", type=Path, default=Path("build/cutouts"))
     parser.add_argument("--icons", type=Path, default=Path("build/icons"))
     parser.add_argument("--mini", type=Path, default=Path("build/mini"))
-    parser.add_argument("--engine", type=Path, help="measure only this bundle")
     parser.add_argument("--write", type=Path, help="a document to put the tables into")
+    return parser
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--engine", type=Path, help="measure only this bundle")
     given = parser.parse_args()
     material = Material.load(given.photos, given.cutouts, given.icons)
     if given.engine:
@@ -229,18 +240,22 @@ def main() -> None:
         return
     model = load_checkpoint(given.mini / WITHHELD / "qks.pt")
     reader, labels = PictureReader(model.backbone, material.taxonomy), Labels.of(material)
+    methods = Methods.of(model, labels.words)
+    encoded = {
+        name: reader.scenes(scenes)
+        for name, scenes in material.test_scenes(SCENES, SIZE, SEED).items()
+    }
     margins = [["pictures", "labels", "against", "QKS is better by, mAP"]]
-    for name, scenes in material.test_scenes(SCENES, SIZE, SEED).items():
-        pictures = reader.scenes(scenes)
-        scores = all_scores(model, pictures, labels.words)
+    for name, pictures in encoded.items():
+        scores = methods.scores(pictures)
         targets = labels.words.true_of(pictures.shown).numpy()
         show(name, task_table(scores, targets, labels), given.write)
         for part, columns in labels.parts.items():
             task, *rest = margin_row(name, scores, targets, columns)
             margins.append([task, part, *rest])
     show("margins", margins, given.write)
-    photographs = reader.scenes(singles(material.photos.test))
-    show("everyday words", everyday_table(model, photographs, material), given.write)
+    everyday = everyday_table(model, encoded["photographs"], material)
+    show("everyday words", everyday, given.write)
     show("tags of the shipped bundle", bundle_table(assets.MINI, material), given.write)
 
 

@@ -21,7 +21,7 @@ from ovml_deploy.training.mini.towers import (
 )
 
 EMBED_DIM = 384
-_IMAGE_SIZE = 224
+IMAGE_SIZE = 224
 _CONTEXT_LENGTH = 64
 
 _CONFIG = {
@@ -33,7 +33,7 @@ _CONFIG = {
             "timm_pool": "avg",
             "timm_proj": "linear",
             "timm_proj_bias": True,
-            "image_size": _IMAGE_SIZE,
+            "image_size": IMAGE_SIZE,
         },
         "text_cfg": {
             "hf_model_name": ".",

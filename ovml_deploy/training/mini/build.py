@@ -16,8 +16,14 @@ from ovml_deploy.models.checkpoint import save_checkpoint
 from ovml_deploy.models.qks import QKSHead
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.templates import fill
+from ovml_deploy.training.data.text_files import read_lines
 from ovml_deploy.training.metrics import mean_average_precision
-from ovml_deploy.training.mini.backbone_folder import EMBED_DIM, finish_folder, start_folder
+from ovml_deploy.training.mini.backbone_folder import (
+    EMBED_DIM,
+    IMAGE_SIZE,
+    finish_folder,
+    start_folder,
+)
 from ovml_deploy.training.mini.bridge import ClassSpace, Fit, class_space, fit_text_projection
 from ovml_deploy.training.mini.features import Encoded, PictureReader
 from ovml_deploy.training.mini.head import (
@@ -31,7 +37,7 @@ from ovml_deploy.training.mini.head import (
 from ovml_deploy.training.mini.material import Material
 from ovml_deploy.training.mini.taxonomy import FALSE, TRUE
 from ovml_deploy.training.mini.towers import load_classifier
-from ovml_deploy.training.mini.words import VOCABULARY_FILE, Words, read_lines
+from ovml_deploy.training.mini.words import VOCABULARY_FILE, Words
 from ovml_deploy.training.scenes import mosaics
 
 #: A small pool that suits MiniLM, which was trained on sentences.
@@ -40,8 +46,6 @@ TEMPLATES = ("{}", "a {}", "a photo of a {}.")
 SHIPPED_FIT = Fit(steps=4000, dropout=0.05, learning_rate=4e-3)
 #: Inside the output folder: the model that is measured, and pictures to calibrate the shipped one.
 WITHHELD, CALIBRATION, CALIBRATION_FILE = "withheld", "calibration", "labels.csv"
-
-_CALIBRATION_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ def _write_calibration(
     photos = (*material.photos.train, *material.photos.validation)
     files = [str(photo.path.resolve()) for photo in photos]
     contents: list[tuple[str, ...]] = [(photo.offset,) for photo in photos]
-    scenes = mosaics(photos, options.calibration_scenes, _CALIBRATION_SIZE, options.seed + 20)
+    scenes = mosaics(photos, options.calibration_scenes, IMAGE_SIZE, options.seed + 20)
     for number, scene in enumerate(scenes):
         files.append(f"mosaic_{number:04}.png")
         scene.image.save(folder / files[-1])

@@ -25,7 +25,6 @@ TRAIN_STYLES, TEST_STYLE = ("noto", "fluent-emoji-flat"), "openmoji"
 
 _ARTICLE = re.compile(r"^(a|an|the|some)\s+")
 _NOT_PHOTOGRAPHS = ("cartoon", "toys", "symbols")
-_VISIBLE_TOPICS = ("05", "06", "13", "20")  # animals, artifacts, food, plants (lexnames(5WN))
 _SENSES = 2  # a rarer meaning is hardly the one that was drawn
 _DRAWN_SIZE = 192
 
@@ -54,13 +53,9 @@ def find_meaning(phrase: str, taxonomy: Taxonomy, index: NounIndex) -> str | Non
         tail = " ".join(words[start:])
         for noun in (tail, tail.removesuffix("s"), tail.removesuffix("es")):
             for sense in index.senses.get(noun, ())[:_SENSES]:
-                if sense in taxonomy and _is_visible(sense, taxonomy):
+                if sense in taxonomy and taxonomy.is_visible(sense):
                     return sense
     return None
-
-
-def _is_visible(offset: str, taxonomy: Taxonomy) -> bool:
-    return taxonomy.wordnet.synsets[offset].topic in _VISIBLE_TOPICS
 
 
 def _write_stamps(folder: Path, taxonomy: Taxonomy, index: NounIndex) -> None:
@@ -96,7 +91,7 @@ def _write_icons(folder: Path, icons: Path, taxonomy: Taxonomy, index: NounIndex
     content = json.loads(icons.read_text("utf-8"))
     for name, icon in content["icons"].items():
         senses = index.senses.get(name.replace("-", " "), ())[:1]
-        if senses and senses[0] in taxonomy and _is_visible(senses[0], taxonomy):
+        if senses and senses[0] in taxonomy and taxonomy.is_visible(senses[0]):
             width = icon.get("width", content.get("width", 16))
             height = icon.get("height", content.get("height", 16))
             path = folder / f"{senses[0]}_{name}.png"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovml_deploy.errors import DataError
+from ovml_deploy.training.data.text_files import read_lines
 from ovml_deploy.training.mini.cutouts import (
     STAMPS,
     TEST_STYLE,
@@ -14,7 +15,7 @@ from ovml_deploy.training.mini.cutouts import (
 from ovml_deploy.training.mini.taxonomy import Taxonomy
 from ovml_deploy.training.mini.towers import imagenet_offsets
 from ovml_deploy.training.mini.wordnet import NounIndex, WordNet
-from ovml_deploy.training.mini.words import EVERYDAY_FILE, WordSplit, read_lines, split_words
+from ovml_deploy.training.mini.words import EVERYDAY_FILE, WordSplit, split_words
 from ovml_deploy.training.scenes import (
     Picture,
     Scene,

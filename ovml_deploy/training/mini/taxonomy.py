@@ -9,6 +9,8 @@ from ovml_deploy.training.mini.wordnet import WordNet
 
 TRUE, FALSE, UNKNOWN = 1, 0, -1
 
+_VISIBLE_TOPICS = ("05", "06", "13", "20")  # animals, artifacts, food, plants (lexnames(5WN))
+
 
 class Taxonomy:
     """The ``kinds`` of things: the classes in the classifier's order, then their ancestors.
@@ -28,6 +30,10 @@ class Taxonomy:
 
     def __contains__(self, offset: str) -> bool:
         return offset in self.index
+
+    def is_visible(self, offset: str) -> bool:
+        """Whether a meaning is that of an animal, an artifact, food or a plant."""
+        return self.wordnet.synsets[offset].topic in _VISIBLE_TOPICS
 
     def truth(self, synsets: Iterable[str]) -> Tensor:
         """Return int8 ``[kinds]``: of which kinds a word with these meanings is true.

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ovml_deploy.training.data.text_files import read_lines
 from ovml_deploy.training.mini.taxonomy import FALSE, TRUE, UNKNOWN, Taxonomy
 from ovml_deploy.training.mini.wordnet import NounIndex
 
@@ -22,9 +23,8 @@ FOREIGN_FILE = _HERE / "foreign.txt"
 _MOST_CLASSES = 550
 _UNSEEN_SHARE = 0.08
 _VALIDATION_SHARE = 0.06
-#: What is below a class or a kind of these topics may be true of its classes: animals, artifacts,
-#: food and plants (lexnames(5WN)), unless the kind is a very general one.
-_VISIBLE_TOPICS = ("05", "06", "13", "20")
+#: What is below a class or a visible kind may be true of its classes, unless the kind is a very
+#: general one: above so many classes.
 _GENERAL = 100
 _MOST_FOREIGN = 3000
 
@@ -82,11 +82,6 @@ class WordSplit:
     def unseen_labels(self) -> Words:
         """Return everyday and unseen words; no word is both."""
         return self.everyday.plus(self.unseen)
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return a UTF-8 file's lines that are not empty."""
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 def split_words(taxonomy: Taxonomy, everyday: Sequence[str], index: NounIndex) -> WordSplit:
@@ -151,7 +146,7 @@ def _foreign(taxonomy: Taxonomy, common: Iterable[str]) -> list[str]:
     kinds = {
         kind
         for kind, count in taxonomy.class_counts().items()
-        if count <= _GENERAL and wordnet.synsets[kind].topic in _VISIBLE_TOPICS
+        if count <= _GENERAL and taxonomy.is_visible(kind)
     }
     related = set[str]()
     for synset in wordnet.synsets.values():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ovml_deploy.training.data.text_files import read_lines
 from ovml_deploy.training.mini.taxonomy import FALSE, TRUE, UNKNOWN, Taxonomy
 from ovml_deploy.training.mini.wordnet import NounIndex, WordNet, parse_synset
 from ovml_deploy.training.mini.words import (
@@ -14,7 +15,6 @@ from ovml_deploy.training.mini.words import (
     VOCABULARY_FILE,
     Words,
     WordSplit,
-    read_lines,
     split_words,
 )
 
