@@ -62,7 +62,7 @@ def text_settings(backbone: Backbone) -> TextSettings:
         context_length=int(backbone.tokenizer.context_length or text.context_length),
         any_length=text.any_length,
         needs_mask=text.hugging_face,
-        pad_id=_pad_id(backbone),
+        pad_id=backbone.pad_id,
         clean=cleaner,
     )
 
@@ -133,9 +133,3 @@ def _from_simple(tokenizer: SimpleTokenizer) -> Tokenizer:
         special_tokens=[(start, tokenizer.sot_token_id), (end, tokenizer.eot_token_id)],
     )
     return converted
-
-
-def _pad_id(backbone: Backbone) -> int:
-    if isinstance(backbone.tokenizer, HFTokenizer):
-        return int(backbone.tokenizer.tokenizer.pad_token_id)
-    return 0  # SimpleTokenizer fills with zeros

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ovml_deploy import __version__, assets, output
 from ovml_deploy.cli.evaluate import evaluate_command
+from ovml_deploy.cli.knowledge import knowledge_command
 from ovml_deploy.cli.train import Train
 from ovml_deploy.cli.vocab import Vocab
 from ovml_deploy.commandline import SOME_FAILED, command, count, number, run
@@ -143,6 +144,7 @@ class Commands:
         print(__version__)
 
     evaluate = staticmethod(evaluate_command)
+    knowledge = staticmethod(knowledge_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -157,5 +157,5 @@ class Train:
             if chosen[name] is None:
                 raise UsageError(f"Name --{name}, on the command line or in the --config file.")
         with needs_extra("train"):
-            from ovml_deploy.training.run import train_qks
+            from ovml_deploy.training.qks_run import train_qks
         return INTERRUPTED if train_qks(**chosen).interrupted else 0

@@ -3,14 +3,16 @@
 import difflib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -140,6 +142,14 @@ class Backbone(nn.Module):
         """
         return image_tokens(self.model.visual, images)
 
+    @cached_property
+    def positions(self) -> int:
+        """N, how many places of an image have a token of their own."""
+        height, width = self.preprocessing.size
+        with torch.no_grad():
+            image = torch.zeros(1, 3, height, width, device=self.mean.device)
+            return self.image_tokens(image).shape[1] - 1
+
     def initial_projection(self) -> Tensor:
         """Return ``[W, D]``: what takes a token into the space of the text features."""
         if isinstance(self.model.visual, VisionTransformer):
@@ -155,6 +165,36 @@ class Backbone(nn.Module):
         ]
         return torch.cat(features)
 
+    @cached_property
+    def lead_tokens(self) -> int:
+        """How many ids begin every text: a start token, or none."""
+        ids = self.tokenizer(["a", "z"])
+        return int((ids[0] != ids[1]).nonzero()[0])
+
+    @property
+    def pad_id(self) -> int:
+        """The id with which the tokenizer fills up."""
+        if isinstance(self.tokenizer, HFTokenizer):
+            return int(self.tokenizer.tokenizer.pad_token_id)
+        return 0  # SimpleTokenizer fills with zeros
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the texts' ids without padding."""
+        return [_without_tail(row, self.pad_id) for row in self.tokenizer([*texts]).tolist()]
+
+    def word_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the texts' ids without those that begin and end every text."""
+        (empty,) = self.token_ids([""])
+        tail = len(empty) - self.lead_tokens
+        return [row[self.lead_tokens : len(row) - tail] for row in self.token_ids(texts)]
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Return ids ``[P, context_length]`` of rows of ids."""
+        ids = torch.full((len(rows), self.text.context_length), self.pad_id)
+        for row, values in zip(ids, rows, strict=True):
+            row[: len(values)] = torch.tensor(values)
+        return ids.to(self.mean.device)
+
     @property
     def logit_scale(self) -> float:
         """The trained temperature, as a factor."""
@@ -165,6 +205,12 @@ class Backbone(nn.Module):
         """SigLIP's trained bias; None for CLIP."""
         bias = getattr(self.model, "logit_bias", None)
         return None if bias is None else float(bias)
+
+
+def _without_tail(row: list[int], pad_id: int) -> list[int]:
+    while row and row[-1] == pad_id:
+        row.pop()
+    return row
 
 
 def model_config(name: str) -> dict[str, Any]:

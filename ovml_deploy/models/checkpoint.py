@@ -18,8 +18,9 @@ from torch import Tensor
 from ovml_deploy.errors import CheckpointError
 from ovml_deploy.files import write_atomically
 from ovml_deploy.models.backbone import LOCAL_DIR, Backbone, BackboneSpec, model_config
-from ovml_deploy.models.heads import ZeroShotHead
+from ovml_deploy.models.heads import Head, ZeroShotHead
 from ovml_deploy.models.official import is_official, load_official
+from ovml_deploy.models.prompt_tuned import PromptConfig, PromptTunedHead
 from ovml_deploy.models.qks import QKSConfig, QKSHead
 from ovml_deploy.models.tagging import TaggingModel
 
@@ -98,16 +99,10 @@ def load_checkpoint(
         head.load_state_dict(_with_prefix(state, "head."))
     except RuntimeError as error:
         raise CheckpointError(f"{path}: its head does not fit its own settings: {error}") from error
-    if isinstance(head, QKSHead) and (head.config.width, head.config.embed_dim) != (
-        loaded.width,
-        loaded.embed_dim,
-    ):
-        raise CheckpointError(
-            f"{path}: the head takes tokens of width {head.config.width} into "
-            f"{head.config.embed_dim} dimensions, but the backbone {loaded.spec.name!r} has "
-            f"{loaded.width} and {loaded.embed_dim}. Name the backbone it was trained on with "
-            "--backbone."
-        )
+    try:
+        head.check_fits(loaded)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     model = TaggingModel(loaded, head, content["templates"]).eval()
     model.labels = content["labels"]
     return model
@@ -150,16 +145,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def build_head(kind: str, settings: Mapping[str, Any]) -> QKSHead | ZeroShotHead:
-    """Return an untrained head of a kind ("qks", "zero-shot") and settings."""
+def build_head(kind: str, settings: Mapping[str, Any]) -> Head:
+    """Return an untrained head of a kind ("qks", "prompt-tuned", "zero-shot") and settings."""
     try:
         if kind == QKSHead.kind:
             return QKSHead(QKSConfig(**settings))
+        if kind == PromptTunedHead.kind:
+            return PromptTunedHead(PromptConfig(**_with_tuples(settings)))
         if kind == ZeroShotHead.kind:
             return ZeroShotHead(**settings)
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"Bad settings of the {kind!r} head: {error}") from error
-    raise CheckpointError(f"Unknown head {kind!r}; this release knows 'qks' and 'zero-shot'.")
+    known = ", ".join(head.kind for head in (QKSHead, PromptTunedHead, ZeroShotHead))
+    raise CheckpointError(f"Unknown head {kind!r}; this release knows {known}.")
+
+
+def _with_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
 
 
 def _backbone_files(backbone: Backbone) -> dict[str, str]:

@@ -1,22 +1,33 @@
 """What every head offers, and the head that needs no training."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ovml_deploy.errors import LabelError
+from ovml_deploy.templates import fill
+
+if TYPE_CHECKING:
+    from ovml_deploy.models.backbone import Backbone
+
+_LABELS_AT_ONCE = 64
 
 
 class Head(nn.Module):
     """Turns what the backbone gives into features, and features and labels into logits.
 
     ``forward`` takes tokens ``[B, N, W]`` or pooled embeddings ``[B, D]`` (see ``consumes``) and
-    returns features ``[B, M, D]``.
+    returns features ``[B, M, D]``. A label embedding is ``label_parts`` vectors in a row, so it is
+    ``[label_parts * D]``.
     """
 
     kind: ClassVar[str]
     consumes: ClassVar[Literal["tokens", "pooled"]]
     normalises_labels: ClassVar[bool]  # each prompt's features and their mean, to unit norm
+    label_parts: ClassVar[int] = 1
     activation: Literal["sigmoid", "softmax"]  # logits -> scores
 
     @property
@@ -28,7 +39,41 @@ class Head(nn.Module):
         """Return logits and the index of the winning feature, both ``[B, K]``."""
         raise NotImplementedError
 
-    def settings(self) -> dict[str, int | float]:
+    def outputs(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return all that the matcher graph gives, by name: logits and winners, at least."""
+        logits, winners = self.match(features, labels)
+        return {"logits": logits, "winners": winners}
+
+    def embed_labels(
+        self,
+        backbone: "Backbone",
+        labels: Sequence[str],
+        templates: Sequence[str],
+        groups: Mapping[str, str] | None = None,
+    ) -> Tensor:
+        """Return label embeddings ``[K, label_parts * D]``: each label's mean over the prompt pool.
+
+        QKS takes the mean of text features as they are (arXiv 2401.01181); zero-shot the unit-norm
+        mean of unit-norm features (arXiv 2103.00020). Raises LabelError for ``groups`` of labels,
+        which only a prompt-tuned head has.
+        """
+        if groups:
+            raise LabelError(f"A {self.kind} model has no groups of labels; name none.")
+        embeddings = []
+        for start in range(0, len(labels), _LABELS_AT_ONCE):
+            some = labels[start : start + _LABELS_AT_ONCE]
+            prompts = [fill(template, label) for label in some for template in templates]
+            features = backbone.text_features(prompts)
+            if self.normalises_labels:
+                features = F.normalize(features, dim=-1)
+            mean = features.unflatten(0, (len(some), len(templates))).mean(dim=1)
+            embeddings.append(F.normalize(mean, dim=-1) if self.normalises_labels else mean)
+        return torch.cat(embeddings)
+
+    def check_fits(self, backbone: "Backbone") -> None:
+        """Raise CheckpointError where the head was made for a backbone of other sizes."""
+
+    def settings(self) -> dict[str, Any]:
         """Return plain values from which the head can be built again."""
         raise NotImplementedError
 
@@ -69,9 +114,9 @@ class ZeroShotHead(Head):
         logits, winners = (features @ labels.T).max(dim=1)
         return self.scale * logits + self.bias, winners
 
-    def settings(self) -> dict[str, int | float]:
+    def settings(self) -> dict[str, Any]:
         """Return scale, and bias where the model has one."""
-        values: dict[str, int | float] = {"scale": float(self.scale)}
+        values = {"scale": float(self.scale)}
         if self.activation == "sigmoid":
             values["bias"] = float(self.bias)
         return values

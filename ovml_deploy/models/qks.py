@@ -6,12 +6,17 @@ dicts load as they are: a BERT-style post-norm stack with cross-attention in eve
 """
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovml_deploy.errors import CheckpointError
 from ovml_deploy.models.heads import Head
+
+if TYPE_CHECKING:
+    from ovml_deploy.models.backbone import Backbone
 
 _LAYER_NORM_EPS = 1e-12
 _INIT_STD = 0.02
@@ -176,7 +181,17 @@ class QKSHead(Head):
         logits, winners = similarities.max(dim=1)
         return logits, winners
 
-    def settings(self) -> dict[str, int | float]:
+    def check_fits(self, backbone: "Backbone") -> None:
+        """Raise CheckpointError where the head was made for a backbone of other sizes."""
+        width, dim = self.config.width, self.config.embed_dim
+        if (width, dim) != (backbone.width, backbone.embed_dim):
+            raise CheckpointError(
+                f"The head takes tokens of width {width} into {dim} dimensions, but the backbone "
+                f"{backbone.spec.name!r} has {backbone.width} and {backbone.embed_dim}. Name the "
+                "backbone it was trained on with --backbone."
+            )
+
+    def settings(self) -> dict[str, Any]:
         """Return the head's sizes as plain values, for a checkpoint."""
         return asdict(self.config)
 

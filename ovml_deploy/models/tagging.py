@@ -2,16 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ovml_deploy.errors import CheckpointError, LabelError
 from ovml_deploy.models.backbone import Backbone
 from ovml_deploy.models.heads import Head
-from ovml_deploy.templates import fill
-
-_LABELS_AT_ONCE = 64
 
 
 class TaggingModel(nn.Module):
@@ -38,25 +33,17 @@ class TaggingModel(nn.Module):
         return self.head(self.backbone.pooled(images))
 
     def match(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``[B, M, D]``, label embeddings ``[K, D]`` -> logits and winners ``[B, K]``."""
+        """Features ``[B, M, D]``, label embeddings -> logits and winners ``[B, K]``."""
         return self.head.match(features, labels)
 
-    def embed_labels(self, labels: Sequence[str]) -> Tensor:
-        """Return label embeddings ``[K, D]``: each label's mean over the prompt pool.
+    def embed_labels(
+        self, labels: Sequence[str], groups: Mapping[str, str] | None = None
+    ) -> Tensor:
+        """Return label embeddings, as the head makes them: ``[K, D]``, or more parts of D.
 
-        QKS takes the mean of text features as they are (arXiv 2401.01181); zero-shot the unit-norm
-        mean of unit-norm features (arXiv 2103.00020). Raises LabelError where there are none.
+        ``groups``: the groups of labels that a prompt-tuned head was not tuned for. Raises
+        LabelError where there are no labels, or a group is unknown.
         """
         if not labels:
             raise LabelError("There are no labels to embed; give at least one.")
-        pool = len(self.templates)
-        embeddings = []
-        for start in range(0, len(labels), _LABELS_AT_ONCE):
-            some = labels[start : start + _LABELS_AT_ONCE]
-            prompts = [fill(template, label) for label in some for template in self.templates]
-            features = self.backbone.text_features(prompts)
-            if self.head.normalises_labels:
-                features = F.normalize(features, dim=-1)
-            mean = features.unflatten(0, (len(some), pool)).mean(dim=1)
-            embeddings.append(F.normalize(mean, dim=-1) if self.head.normalises_labels else mean)
-        return torch.cat(embeddings)
+        return self.head.embed_labels(self.backbone, labels, self.templates, groups)

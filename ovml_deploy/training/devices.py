@@ -1,5 +1,7 @@
 """Where training runs."""
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import nn
 
@@ -27,3 +29,8 @@ def choose_device(name: str) -> torch.device:
 def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's parameters."""
     return next(module.parameters()).device
+
+
+def fork_random(device: torch.device) -> AbstractContextManager[None]:
+    """Keep what happens inside from the random state of the caller, on the CPU and ``device``."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])

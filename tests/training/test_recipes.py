@@ -130,7 +130,7 @@ def settings(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def trained_with(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What ``train_qks`` is called with, in place of a training."""
-    from ovml_deploy.training import run
+    from ovml_deploy.training import qks_run as run
 
     calls: list[dict[str, Any]] = []
 

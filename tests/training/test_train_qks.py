@@ -22,8 +22,8 @@ from ovml_deploy.models.checkpoint import load_checkpoint, read_checkpoint
 from ovml_deploy.runtime.images import open_image
 from ovml_deploy.training import qks
 from ovml_deploy.training.data import read_dataset
+from ovml_deploy.training.qks_run import TrainResult, train_qks
 from ovml_deploy.training.reporting import Reporter
-from ovml_deploy.training.run import TrainResult, train_qks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,7 +46,7 @@ KILLED_RUN = """
 import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from ovml_deploy.training.run import train_qks
+from ovml_deploy.training.qks_run import train_qks
 
 replace, saved = os.replace, []
 
@@ -295,7 +295,7 @@ def test_without_validation_the_training_loss_decides(train: Trainer, tmp_path: 
 def test_the_learning_rate_falls_on_a_plateau_also_across_a_resume(
     train: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qks.QKSTrainer, "_evaluate", lambda self, examples: {"seen_map": 0.5})
+    monkeypatch.setattr(qks.QKSTrainer, "_evaluate", lambda self: ({"seen_map": 0.5}, 0.5))
     common = {"plateau_patience": 1, "plateau_factor": 0.5, "lr": 1e-3}
     train(tmp_path / "run", epochs=2, **common)
     train(tmp_path / "run", epochs=5, resume=True, **common)
@@ -307,9 +307,10 @@ def test_every_epoch_takes_each_image_once_in_an_order_of_its_own(
 ) -> None:
     steps: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def noted(self: qks.QKSTrainer, rows: np.ndarray, views: np.ndarray) -> float:
-        steps.append((rows, views))
-        return 1.0
+    def noted(self: qks.QKSTrainer, step: int) -> torch.Tensor:
+        rows = self._order[step * 16 : step * 16 + 16]
+        steps.append((rows, self._views[rows]))
+        return torch.zeros((), requires_grad=True)
 
     monkeypatch.setattr(qks.QKSTrainer, "_step", noted)
     train(tmp_path / "run", epochs=2, views=3)

@@ -16,7 +16,7 @@ from PIL import Image
 from ovml_deploy.errors import DataError, MissingDependencyError
 from ovml_deploy.files import write_folder_atomically
 from ovml_deploy.training.mini.taxonomy import Taxonomy
-from ovml_deploy.training.mini.wordnet import NounIndex
+from ovml_deploy.training.wordnet import NounIndex
 
 STAMPS_FOLDER = Path("/usr/share/tuxpaint/stamps")
 STAMPS = "stamps"

@@ -14,7 +14,6 @@ from ovml_deploy.training.mini.cutouts import (
 )
 from ovml_deploy.training.mini.taxonomy import Taxonomy
 from ovml_deploy.training.mini.towers import imagenet_offsets
-from ovml_deploy.training.mini.wordnet import NounIndex, WordNet
 from ovml_deploy.training.mini.words import EVERYDAY_FILE, WordSplit, split_words
 from ovml_deploy.training.scenes import (
     Picture,
@@ -26,6 +25,7 @@ from ovml_deploy.training.scenes import (
     singles,
     split_pictures,
 )
+from ovml_deploy.training.wordnet import NounIndex, WordNet
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ovml_deploy.training.mini.wordnet import WordNet
+from ovml_deploy.training.wordnet import WordNet
 
 TRUE, FALSE, UNKNOWN = 1, 0, -1
 

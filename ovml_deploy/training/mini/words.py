@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ovml_deploy.training.data.text_files import read_lines
 from ovml_deploy.training.mini.taxonomy import FALSE, TRUE, UNKNOWN, Taxonomy
-from ovml_deploy.training.mini.wordnet import NounIndex
+from ovml_deploy.training.wordnet import NounIndex
 
 _HERE = Path(__file__).parent
 #: The vocabulary of the shipped bundle.

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ovml_deploy.training.mini.taxonomy import Taxonomy
-from ovml_deploy.training.mini.wordnet import DATA_FILE, INDEX_FILE, NounIndex, WordNet
 from ovml_deploy.training.scenes import Picture, read_pictures
+from ovml_deploy.training.wordnet import DATA_FILE, INDEX_FILE, NounIndex, WordNet
 
 LICENCE = "  1 This software and database  \n"
 NOUNS = (

@@ -9,9 +9,9 @@ from PIL import Image
 
 from ovml_deploy.training.data import read_dataset
 from ovml_deploy.training.mini.taxonomy import Taxonomy
-from ovml_deploy.training.mini.wordnet import NounIndex
 from ovml_deploy.training.mini.words import split_words
 from ovml_deploy.training.scenes import Picture, Split, split_pictures
+from ovml_deploy.training.wordnet import NounIndex
 
 pytest.importorskip("resvg_py", reason="resvg_py, which draws the emoji, is not installed")
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from ovml_deploy.errors import DataError, MissingDependencyError
 from ovml_deploy.training.mini.taxonomy import Taxonomy
-from ovml_deploy.training.mini.wordnet import NounIndex
 from ovml_deploy.training.scenes import read_pictures
+from ovml_deploy.training.wordnet import NounIndex
 
 pytest.importorskip("resvg_py", reason="resvg_py, which draws the emoji, is not installed")
 

@@ -8,8 +8,8 @@ import pytest
 
 from ovml_deploy.errors import DataError
 from ovml_deploy.training.mini.taxonomy import Taxonomy
-from ovml_deploy.training.mini.wordnet import NounIndex, WordNet
 from ovml_deploy.training.scenes import Picture, Scene, read_pictures
+from ovml_deploy.training.wordnet import NounIndex, WordNet
 
 pytest.importorskip("resvg_py", reason="resvg_py, which draws the emoji, is not installed")
 

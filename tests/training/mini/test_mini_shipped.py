@@ -14,9 +14,9 @@ from ovml_deploy.runtime.vocabulary import load_named
 from ovml_deploy.training.data.text_files import read_lines
 from ovml_deploy.training.mini.taxonomy import TRUE, Taxonomy
 from ovml_deploy.training.mini.towers import imagenet_offsets
-from ovml_deploy.training.mini.wordnet import DATA_FILE, NounIndex, WordNet
 from ovml_deploy.training.mini.words import VOCABULARY_FILE, split_words
 from ovml_deploy.training.scenes import read_pictures, split_pictures
+from ovml_deploy.training.wordnet import DATA_FILE, NounIndex, WordNet
 
 PHOTOS = Path(__file__).parents[4] / "shared" / "photos"
 

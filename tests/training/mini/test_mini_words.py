@@ -8,7 +8,6 @@ import torch
 
 from ovml_deploy.training.data.text_files import read_lines
 from ovml_deploy.training.mini.taxonomy import FALSE, TRUE, UNKNOWN, Taxonomy
-from ovml_deploy.training.mini.wordnet import NounIndex, WordNet, parse_synset
 from ovml_deploy.training.mini.words import (
     EVERYDAY_FILE,
     FOREIGN_FILE,
@@ -17,6 +16,7 @@ from ovml_deploy.training.mini.words import (
     WordSplit,
     split_words,
 )
+from ovml_deploy.training.wordnet import NounIndex, WordNet, parse_synset
 
 GROUPS, LEAVES = 6, 20
 Check = Callable[[Taxonomy, WordSplit], None]

@@ -1,14 +1,13 @@
 """``ovml-deploy train qks``: from data files to ``qks.pt``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ovml_deploy.errors import UsageError
 from ovml_deploy.files import write_atomically
 from ovml_deploy.models.backbone import Backbone, BackboneSpec
 from ovml_deploy.models.qks import QKSConfig, QKSHead
@@ -24,36 +23,23 @@ from ovml_deploy.training.data import (
     read_seen,
     read_unseen,
 )
-from ovml_deploy.training.devices import choose_device
+from ovml_deploy.training.devices import choose_device, fork_random
 from ovml_deploy.training.examples import Examples, TrainingData
 from ovml_deploy.training.features import BuildOptions, FeatureCache, build_features
 from ovml_deploy.training.interrupt import RunInterruptedError, StopRequest
-from ovml_deploy.training.qks import BEST, FINAL, LAST, QKSTrainer, Row
+from ovml_deploy.training.qks import QKSTrainer
 from ovml_deploy.training.reporting import Reporter
+from ovml_deploy.training.trainer import (
+    Surroundings,
+    TrainResult,
+    goes_on,
+    remove_torn_files,
+)
 
 UNREADABLE = "unreadable.txt"
 
 _HEAD_WIDTH = 64
 _LABELS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended. ``checkpoint`` is None if it was interrupted; then it can be resumed.
-
-    ``metrics`` is the log's row of the best epoch, ``best_epoch`` counts from 1, ``unreadable``
-    are the images that were left out.
-    """
-
-    checkpoint: Path | None
-    best_epoch: int
-    metrics: Row
-    unreadable: tuple[Path, ...]
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the run stopped before its last epoch, on request."""
-        return self.checkpoint is None
 
 
 def train_qks(
@@ -116,45 +102,40 @@ def train_qks(
         feature_dtype=feature_dtype,
     )
     folder = Path(out)
-    goes_on = _goes_on(folder, resume)
+    continued = goes_on(folder, resume)
     train_set = read_dataset(data, images)
     val_set = read_dataset(val, val_images if val_images is not None else images) if val else None
     held_back, wanted = read_unseen(unseen) if unseen else (), read_seen(seen) if seen else None
     split = make_split(train_set, val_set, held_back, wanted)
-    run = _Run(
-        config=config,
-        out=folder,
-        cache=Path(cache) if cache else folder / "features",
-        device=choose_device(device),
-        reporter=reporter or Reporter(),
-        stop=StopRequest(),
-    )
-    _remove_torn_files(folder)
+    around = Surroundings(folder, choose_device(device), reporter or Reporter(), StopRequest())
+    preparation = _Preparation(config, around, Path(cache) if cache else folder / "features")
+    remove_torn_files(folder, QKSTrainer.final)
     loaded = Backbone.load(BackboneSpec(backbone, pretrained))
-    with run.stop, torch.random.fork_rng([run.device] if run.device.type == "cuda" else []):
+    with around.stop, fork_random(around.device):
         model = _new_model(loaded, config)
         try:
-            prepared, unreadable = run.prepare(model, train_set, val_set, split)
+            prepared, unreadable = preparation.run(model, train_set, val_set, split)
         except RunInterruptedError:
-            run.say_how_to_resume("The features are kept as far as they are computed.")
-            return TrainResult(None, 0, {}, ())
-        return run.train(model, prepared, unreadable, goes_on, include_backbone)
+            around.say_how_to_resume("The features are kept as far as they are computed.")
+            return TrainResult(None, 0, {})
+        trainer = QKSTrainer(model, prepared, config, around)
+        if continued:
+            trainer.resume()
+        _introduce(prepared, around)
+        return replace(trainer.finish(around, include_backbone), unreadable=unreadable)
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Preparation:
     config: TrainConfig
-    out: Path
+    around: Surroundings
     cache: Path
-    device: torch.device
-    reporter: Reporter
-    stop: StopRequest
 
-    def prepare(
+    def run(
         self, model: TaggingModel, train_set: Dataset, val_set: Dataset | None, split: Split
     ) -> tuple[TrainingData, tuple[Path, ...]]:
         """Compute or fetch all features; return them, and the images that cannot be read."""
-        model.backbone.to(self.device)
+        model.backbone.to(self.around.device)
         train = self._features(model.backbone, train_set, self.config.views)
         examples = Examples.readable(train, train_set.targets(split.labels))
         unreadable = _reasons(train_set, train)
@@ -170,48 +151,12 @@ class _Run:
         self._list_unreadable(unreadable)
         return TrainingData(examples, val_examples, split, embeddings), tuple(unreadable)
 
-    def train(
-        self,
-        model: TaggingModel,
-        data: TrainingData,
-        unreadable: tuple[Path, ...],
-        goes_on: bool,
-        include_backbone: bool,
-    ) -> TrainResult:
-        """Train or go on, and write the final checkpoint unless a stop was asked for."""
-        trainer = QKSTrainer(
-            model,
-            data,
-            self.config,
-            self.out,
-            device=self.device,
-            reporter=self.reporter,
-            stop=self.stop,
-        )
-        if goes_on:
-            trainer.resume()
-        self._introduce(data)
-        finished = trainer.run()
-        best = trainer.position.best_epoch
-        metrics = trainer.position.history[best - 1] if best else {}
-        if not finished:
-            self.say_how_to_resume(f"{self.out / LAST} is in epoch {trainer.position.epoch + 1}.")
-            return TrainResult(None, best, metrics, unreadable)
-        final = self.out / FINAL
-        trainer.write_best(FINAL, include_backbone)
-        self.reporter.line(f"{final}: the weights of epoch {best}, the best.")
-        return TrainResult(final, best, metrics, unreadable)
-
-    def say_how_to_resume(self, what: str) -> None:
-        """Tell a person who interrupted the run how to go on."""
-        self.reporter.line(f"Interrupted. {what} Run the same command with --resume to go on.")
-
     def _features(self, backbone: Backbone, dataset: Dataset, views: int) -> FeatureCache:
         paths = [record.path for record in dataset.records]
         options = BuildOptions(views, self.config.seed, self.config.feature_dtype)
-        with self.reporter.track(f"features of {dataset.source.name}", len(paths)) as tell:
+        with self.around.reporter.track(f"features of {dataset.source.name}", len(paths)) as tell:
             return build_features(
-                backbone, paths, self.cache, options, check=self.stop.check, advance=tell
+                backbone, paths, self.cache, options, check=self.around.stop.check, advance=tell
             )
 
     def _embed(self, model: TaggingModel, split: Split) -> Tensor:
@@ -225,9 +170,9 @@ class _Run:
 
     def _compute_embeddings(self, model: TaggingModel, labels: Sequence[str]) -> np.ndarray:
         parts = []
-        with self.reporter.track("label embeddings", len(labels)) as tell:
+        with self.around.reporter.track("label embeddings", len(labels)) as tell:
             for start in range(0, len(labels), _LABELS_AT_ONCE):
-                self.stop.check()
+                self.around.stop.check()
                 some = labels[start : start + _LABELS_AT_ONCE]
                 parts.append(model.embed_labels(some).float().cpu().numpy())
                 tell(len(some))
@@ -236,35 +181,20 @@ class _Run:
     def _list_unreadable(self, reasons: Mapping[Path, str]) -> None:
         if not reasons:
             return
-        file = self.out / UNREADABLE
+        file = self.around.out / UNREADABLE
         with write_atomically(file) as temporary:
             temporary.write_text("".join(f"{reason}\n" for reason in reasons.values()), "utf-8")
-        self.reporter.line(f"{len(reasons)} images cannot be read and are left out; see {file}.")
-
-    def _introduce(self, data: TrainingData) -> None:
-        validation = f"{len(data.val.images)} to validate" if data.val else "no validation"
-        self.reporter.line(
-            f"{len(data.train.images)} images to train, {validation}; {len(data.split.seen)} seen "
-            f"and {len(data.split.unseen)} unseen labels; {self.device}."
+        self.around.reporter.line(
+            f"{len(reasons)} images cannot be read and are left out; see {file}."
         )
 
 
-def _goes_on(out: Path, resume: bool) -> bool:
-    """Whether a run in ``out`` is to be continued. Raises UsageError if it would be overwritten."""
-    exists = (out / LAST).is_file()
-    if exists and not resume:
-        raise UsageError(
-            f"{str(out)!r} already holds a training run. Add --resume to continue it, or name "
-            "another --out."
-        )
-    return exists
-
-
-def _remove_torn_files(out: Path) -> None:
-    """Remove what a kill in the middle of a checkpoint left: files as large as the checkpoint."""
-    for name in (LAST, BEST, FINAL):
-        for file in out.glob(f".{name}.*.part"):
-            file.unlink(missing_ok=True)
+def _introduce(data: TrainingData, around: Surroundings) -> None:
+    validation = f"{len(data.val.images)} to validate" if data.val else "no validation"
+    around.reporter.line(
+        f"{len(data.train.images)} images to train, {validation}; {len(data.split.seen)} seen "
+        f"and {len(data.split.unseen)} unseen labels; {around.device}."
+    )
 
 
 def _reasons(dataset: Dataset, cache: FeatureCache) -> dict[Path, str]:

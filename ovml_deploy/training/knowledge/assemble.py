@@ -1,0 +1,166 @@
+"""Knowledge put together from a language model's answers."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ovml_deploy.errors import DataError
+from ovml_deploy.training.knowledge.answers import Answer
+from ovml_deploy.training.knowledge.file import (
+    CO_OCCURS,
+    SHARES,
+    Category,
+    Knowledge,
+    Relation,
+    Sentence,
+)
+from ovml_deploy.training.knowledge.mentions import Mentions
+from ovml_deploy.training.knowledge.words import words
+
+NOT_LISTED = "related things that are not in the list"
+CONTRADICTION = "kinds that contradict other answers"
+OTHER_NAME = "synonyms that are the name of another category"
+VAGUE_SYNONYM = "synonyms that say nothing"
+REPEATED = "sentences said before"
+NO_CATEGORY = "sentences that mention no category"
+
+#: A synonym of such words alone would be found in every sentence.
+_SAY_NOTHING = frozenset(
+    {"a", "an", "the", "it", "its", "this", "that", "these", "one", "some", "in", "on", "of", "at",
+     "with", "and", "or", "to", "is", "are", "thing", "object", "item", "photo", "photograph",
+     "picture", "image", "scene", "view", "caption", "none", "no", "not", "nothing", "n", "unknown"}
+)  # fmt: skip
+
+
+def assemble(
+    names: Sequence[str],
+    about: Sequence[Answer],
+    between: Iterable[Answer],
+    source: str,
+    skipped: Counter[str],
+) -> Knowledge:
+    """Put together ``about[k]``, on category k, and the answers on relations ``between`` them.
+
+    What a sentence mentions is found in its text, whatever the model meant it for. ``skipped``
+    counts what is left out. Raises DataError where no sentence can be used.
+    """
+    between = list(between)
+    by_name = Mentions(Category(name) for name in names)
+    kinds = _Kinds(skipped)
+    for name, answer in zip(names, about, strict=True):
+        for phrase in answer.broader:  # free words: those that are not in the list are no fault
+            kinds.add((name,), by_name.named(phrase))
+    for answer in between:
+        for narrow, broad in answer.kind_of:
+            kinds.add(*_both(by_name, narrow, broad, skipped))
+    categories = tuple(
+        Category(
+            name,
+            _synonyms(name, answer.synonyms, by_name, skipped),
+            answer.attributes,
+            answer.contexts,
+            tuple(other for other in names if other in kinds.above(name)),
+        )
+        for name, answer in zip(names, about, strict=True)
+    )
+    texts = (text for answer in (*about, *between) for text in answer.sentences)
+    sentences = _sentences(texts, Mentions(categories), skipped)
+    if not sentences:
+        raise DataError(_nothing(skipped))
+    return Knowledge(source, categories, _relations(names, between, by_name, skipped), sentences)
+
+
+class _Kinds:
+    """Which category is a kind of which; no category may become a kind of itself."""
+
+    def __init__(self, skipped: Counter[str]) -> None:
+        self._broader: dict[str, dict[str, None]] = {}
+        self._skipped = skipped
+
+    def add(self, narrow: Iterable[str], broad: Sequence[str]) -> None:
+        for name in narrow:
+            for other in broad:
+                if other == name:
+                    continue
+                if name in self.above(other):
+                    self._skipped[CONTRADICTION] += 1
+                else:
+                    self._broader.setdefault(name, {})[other] = None
+
+    def above(self, name: str) -> set[str]:
+        """All of which this is a kind, directly or not."""
+        found = set[str]()
+        queue = [name]
+        while queue:
+            new = self._broader.get(queue.pop(), {}).keys() - found
+            found |= new
+            queue += new
+        return found
+
+
+def _synonyms(
+    name: str, phrases: Iterable[str], by_name: Mentions, skipped: Counter[str]
+) -> tuple[str, ...]:
+    kept = list[str]()
+    for phrase in phrases:
+        meant = by_name.named(phrase)
+        if _SAY_NOTHING.issuperset(words(phrase)):
+            skipped[VAGUE_SYNONYM] += 1
+        elif meant and name not in meant:
+            skipped[OTHER_NAME] += 1
+        elif not meant:
+            kept.append(phrase)
+    return tuple(kept)
+
+
+def _both(
+    by_name: Mentions, first: str, second: str, skipped: Counter[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The categories that each of two phrases names; none, and counted, where one names none."""
+    found = by_name.named(first), by_name.named(second)
+    if all(found):
+        return found
+    skipped[NOT_LISTED] += 1
+    return (), ()
+
+
+def _relations(
+    names: Sequence[str], answers: Iterable[Answer], by_name: Mentions, skipped: Counter[str]
+) -> tuple[Relation, ...]:
+    order = {name: row for row, name in enumerate(names)}
+    found = dict[Relation, None]()
+    for answer in answers:
+        for kind, pairs in ((SHARES, answer.shares), (CO_OCCURS, answer.co_occurs)):
+            for pair in pairs:
+                firsts, seconds = _both(by_name, *pair, skipped)
+                for first in firsts:
+                    for second in seconds:
+                        if first != second:
+                            one, other = sorted((first, second), key=order.__getitem__)
+                            found[Relation(one, other, kind)] = None
+    return tuple(found)
+
+
+def _sentences(
+    texts: Iterable[str], mentions: Mentions, skipped: Counter[str]
+) -> tuple[Sentence, ...]:
+    kept: list[Sentence] = []
+    seen = set[str]()
+    for text in texts:
+        key = " ".join(words(text))
+        found = mentions.find(text)
+        if key in seen:
+            skipped[REPEATED] += 1
+        elif not found:
+            skipped[NO_CATEGORY] += 1
+        else:
+            kept.append(Sentence(text, found))
+        seen.add(key)
+    return tuple(kept)
+
+
+def _nothing(skipped: Counter[str]) -> str:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.most_common(4))
+    return (
+        "The language model gave no sentence that can be used"
+        f"{f' (left out: {reasons})' if reasons else ''}. Try another model, or look at its answers."
+    )
