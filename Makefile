@@ -13,7 +13,7 @@ noto := 1.2.9
 fluent-emoji-flat := 1.2.6
 openmoji := 1.2.29
 
-.PHONY: demo test lint bench mini accuracy clean
+.PHONY: demo test lint bench mini mini-backbone accuracy clean
 
 demo: .venv/ready  ## tag the sample photographs with the embedded model (no torch)
 	$(RUN)/ovml-deploy demo --out build/demo.jpg
@@ -35,6 +35,9 @@ bench: .venv/ready  ## what starting up costs on this machine
 # Debian's wordnet-base and tuxpaint-stamps-default must be installed; it says so where they are not.
 mini: .venv-dev/mini $(ICONS)  ## rebuild the embedded model
 	$(DEV)/python -m ovml_deploy.training.mini --photos ../shared/photos --out build/mini
+
+mini-backbone: .venv-dev/mini  ## the embedded model's PyTorch backbone, to tune prompts on (no photographs)
+	$(DEV)/python -m ovml_deploy.training.mini --only-backbone --out build/mini
 
 accuracy: .venv-dev/mini $(ICONS)  ## how good it is: the tables of docs/accuracy.md (after 'make mini')
 	$(DEV)/python benchmarks/accuracy.py --write docs/accuracy.md

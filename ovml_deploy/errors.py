@@ -33,6 +33,10 @@ class DataError(OvmlError):
     """Training data that cannot be read or makes no sense."""
 
 
+class EndpointError(OvmlError):
+    """A language model that refuses, or does not answer."""
+
+
 class ExportError(OvmlError):
     """An export that failed or did not reproduce PyTorch's numbers."""
 

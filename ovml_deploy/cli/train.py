@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,40 @@ from ovml_deploy.errors import UsageError
 
 Types = Mapping[str, Callable[[str], Any]]
 
-_TYPES: Types = {
-    "layers": count,
-    "queries": count,
+_COMMON: Types = {
     "epochs": count,
     "batch_size": count,
     "lr": number,
-    "weight_decay": number,
-    "views": count,
     "val_fraction": number,
     "seed": count,
     "checkpoint_every": count,
-    "top_k": counts,
     "include_backbone": flag,
     "resume": flag,
+}
+_QKS: Types = {
+    **_COMMON,
+    "layers": count,
+    "queries": count,
+    "weight_decay": number,
+    "views": count,
+    "top_k": counts,
+}
+_PROMPTS: Types = {
+    **_COMMON,
+    "shared": count,
+    "grouped": count,
+    "specific": count,
+    "scale": number,
+    "temperature": number,
+    "text_temperature": number,
+    "labels_per_step": count,
 }
 
 
 def read_settings(path: str | Path, options: set[str], types: Types) -> dict[str, Any]:
     """Read options from a TOML file, each checked as on the command line. Raises UsageError."""
+    import tomllib  # takes a while, and few commands need it
+
     source = Path(path)
     try:
         values = tomllib.loads(source.read_text("utf-8"))
@@ -68,27 +82,41 @@ def _as_typed(value: Any) -> str:
     return str(value)
 
 
-def _with_config(function: Callable[..., int]) -> Callable[..., int]:
+def _with_config(
+    types: Types,
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Let the option ``config`` name a file of the others; what the caller gives wins."""
-    signature = inspect.signature(function)
-    options = set(signature.parameters) - {"self", "config"}
 
-    @functools.wraps(function)
-    def configured(*args: Any, **kwargs: Any) -> int:
-        bound = signature.bind(*args, **kwargs).arguments
-        given = {name: value for name, value in bound.items() if value is not None}
-        file = given.get("config")
-        settings = {} if file is None else read_settings(file, options, _TYPES)
-        return function(**{**settings, **given})
+    def decorate(function: Callable[..., int]) -> Callable[..., int]:
+        signature = inspect.signature(function)
+        options = set(signature.parameters) - {"self", "config"}
 
-    return configured
+        @functools.wraps(function)
+        def configured(*args: Any, **kwargs: Any) -> int:
+            bound = signature.bind(*args, **kwargs).arguments
+            given = {name: value for name, value in bound.items() if value is not None}
+            file = given.get("config")
+            settings = {} if file is None else read_settings(file, options, types)
+            return function(**{**settings, **given})
+
+        return configured
+
+    return decorate
+
+
+def _named(values: Mapping[str, Any], *required: str) -> dict[str, Any]:
+    """A command's arguments without self and config. Raises UsageError for a missing one."""
+    for name in required:
+        if values[name] is None:
+            raise UsageError(f"Name --{name}, on the command line or in the --config file.")
+    return {name: value for name, value in values.items() if name not in ("self", "config")}
 
 
 class Train:
     """Train a head on a frozen backbone (needs the 'train' extra)."""
 
-    @command(**_TYPES)
-    @_with_config
+    @command(**_QKS)
+    @_with_config(_QKS)
     def qks(
         self,
         data: str | None = None,
@@ -152,10 +180,73 @@ class Train:
             include_backbone: put the backbone inside qks.pt
             resume: go on where an interrupted run stopped
         """
-        chosen = {name: value for name, value in locals().items() if name not in ("self", "config")}
-        for name in ("data", "backbone"):
-            if chosen[name] is None:
-                raise UsageError(f"Name --{name}, on the command line or in the --config file.")
+        chosen = _named(locals(), "data", "backbone")
         with needs_extra("train"):
             from ovml_deploy.training.qks_run import train_qks
         return INTERRUPTED if train_qks(**chosen).interrupted else 0
+
+    @command(**_PROMPTS)
+    @_with_config(_PROMPTS)
+    def prompts(
+        self,
+        knowledge: str | None = None,
+        backbone: str | None = None,
+        *,
+        config: str | None = None,
+        out: str = "runs/prompts",
+        pretrained: str | None = None,
+        labels: str | None = None,
+        groups: str | None = None,
+        loss: str = "ranking",
+        branches: str = "both",
+        shared: int = 4,
+        grouped: int = 3,
+        specific: int = 1,
+        epochs: int = 10,
+        batch_size: int = 128,
+        lr: float = 2e-3,
+        labels_per_step: int = 64,
+        scale: float = 4.0,
+        temperature: float = 40.0,
+        text_temperature: float = 50.0,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        device: str = "auto",
+        checkpoint_every: int = 1000,
+        include_backbone: bool = False,
+        resume: bool = False,
+    ) -> int:
+        """Tune prompts on text alone (arXiv 2403.01209); writes OUT/prompts.pt.
+
+        Args:
+            knowledge: a file that 'ovml-deploy knowledge' wrote
+            backbone: an open_clip model, a local-dir: folder, or a model configuration
+            config: a TOML file of these options; those on the command line win
+            out: where checkpoints, log and groups go
+            pretrained: the backbone's weights: a tag of open_clip or a file
+            labels: a label file; default: all categories of the knowledge
+            groups: a JSON file {"group": ["label", ...]}; default: found by clustering, and written
+                to OUT/groups.json
+            loss: ranking (the paper's order loss), bce or asl
+            branches: both, global or local
+            shared: tokens that all labels share; with grouped and specific 0, this is TaI-DPT
+            grouped: tokens that the labels of a group share
+            specific: tokens of each label's own
+            epochs: passes over the sentences
+            batch_size: sentences a step
+            lr: learning rate of AdamW at the start of its cosine
+            labels_per_step: labels whose prompts are encoded in a step
+            scale: the papers' s
+            temperature: the papers' tau for images
+            text_temperature: the papers' tau for sentences
+            val_fraction: share of the sentences held out, to choose the epoch by
+            seed: of everything random
+            device: auto, cpu or cuda
+            checkpoint_every: steps between checkpoints inside an epoch; 0 for none
+            include_backbone: put the backbone inside prompts.pt
+            resume: go on where an interrupted run stopped
+        """
+        chosen = _named(locals(), "knowledge", "backbone")
+        with needs_extra("train"):
+            from ovml_deploy.training.prompts_run import train_prompts
+        return INTERRUPTED if train_prompts(**chosen).interrupted else 0

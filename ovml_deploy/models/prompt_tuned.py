@@ -25,7 +25,7 @@ BRANCH_CHOICES = ("both", *BRANCHES)
 
 _PROMPTS_AT_ONCE = 128
 _INIT_STD = 0.02
-_START = "a photo of a"
+_START = "a photo of"
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class PromptConfig:
     labels: tuple[str, ...]
     groups: tuple[str, ...]
     group_of: tuple[int, ...]
-    shared: int = 8
-    grouped: int = 4
-    specific: int = 4
+    shared: int = 4
+    grouped: int = 3
+    specific: int = 1
     scale: float = 4.0
     temperature: float = 40.0
     branches: str = "both"
@@ -103,20 +103,16 @@ class PromptTunedHead(Head):
 
     @torch.no_grad()
     def start_from_words(self, backbone: "Backbone") -> None:
-        """Let the shared tokens say "a photo of a", and the others what they stand in front of.
+        """Let shared and group tokens say "a photo of a photo of a", and a label's own its name.
 
-        A group's tokens start as the mean of its names' token embeddings, a label's own as that of
-        its name: prompts that the text tower can read, where random ones would be noise to it.
+        So the untrained prompts read as prompts do; random tokens would be noise to the text tower.
         """
-        table = backbone.text.token_embedding.weight
-        (phrase, *names) = (table[ids] for ids in backbone.word_ids([_START, *self.config.labels]))
-        words = torch.stack([name.mean(dim=0) for name in names])
-        turns = torch.arange(self.config.shared) % len(phrase)
-        self.shared.copy_(phrase[turns])
-        self.specific.copy_(words.unsqueeze(1))
-        group_of = torch.tensor(self.config.group_of)
-        for group in range(len(self.config.groups)):
-            self.grouped[:, group] = words[group_of == group].mean(dim=0)
+        table, config = backbone.text.token_embedding.weight, self.config
+        phrase, *names = (table[ids] for ids in backbone.word_ids([_START, *config.labels]))
+        turns = torch.arange(config.shared + config.grouped) % len(phrase)
+        self.shared.copy_(phrase[turns[: config.shared]])
+        self.grouped.copy_(phrase[turns[config.shared :]])
+        self.specific.copy_(torch.stack([name.mean(dim=0) for name in names]).unsqueeze(1))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return unit-norm features ``[B, 1 + N, D]``, the global one first."""

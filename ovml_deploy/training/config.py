@@ -79,8 +79,8 @@ class PromptTrainConfig:
     lr: float = 2e-3
     loss: str = "ranking"
     shared: int = 4
-    grouped: int = 2
-    specific: int = 2
+    grouped: int = 3
+    specific: int = 1
     branches: str = "both"
     scale: float = 4.0
     temperature: float = 40.0

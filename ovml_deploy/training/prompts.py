@@ -79,15 +79,13 @@ class PromptTrainer(Trainer):
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
         self._order = np.empty(0, dtype=np.int64)
 
-    def run(self) -> bool:
-        """Train to the last epoch, unless a stop is asked for; the start may turn out the best."""
-        if not self.position.epoch and not self.position.step:
-            self.head.eval()
-            if (found := self._evaluate()) is not None:
-                figures, score = found
-                self._keep_if_best(score, figures)
-                self.reporter.line(f"before training: val mAP {score:.4f}")
-        return super().run()
+    def _before_training(self) -> None:
+        """Measure the words it starts from: they may turn out to be the best."""
+        self.head.eval()
+        if (found := self._evaluate()) is not None:
+            figures, score = found
+            self._keep_if_best(score, figures)
+            self.reporter.line(f"before training: val mAP {score:.4f}")
 
     def _start_epoch(self) -> None:
         random = np.random.default_rng([self.config.seed, self.position.epoch])

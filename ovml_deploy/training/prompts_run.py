@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,17 +35,19 @@ def train_prompts(
     pretrained: str | None = None,
     labels: str | Path | None = None,
     groups: str | Path | None = None,
-    config: PromptTrainConfig,
     include_backbone: bool = False,
     resume: bool = False,
     reporter: Reporter | None = None,
+    **settings: Any,
 ) -> TrainResult:
     """Tune prompts on a knowledge file's sentences; write ``out/prompts.pt`` (the best epoch).
 
     ``labels``: a label file, if not all categories of the knowledge are wanted. ``groups``: a JSON
-    file of groups; default: found by clustering. Those used are in ``out/groups.json``. Ctrl-C saves
-    and returns. Raises OvmlError of any kind for input that cannot be used.
+    file of groups; default: found by clustering. Those used are in ``out/groups.json``.
+    ``settings``: see PromptTrainConfig. Ctrl-C saves and returns. Raises OvmlError of any kind for
+    input that cannot be used.
     """
+    config = PromptTrainConfig(**settings)
     folder = Path(out)
     continued = goes_on(folder, resume)
     known = read_knowledge(knowledge)

@@ -138,6 +138,9 @@ class Trainer(ABC):
     def _evaluate(self) -> tuple[Row, float] | None:
         """Return figures for the log and the score to choose by; None without validation data."""
 
+    def _before_training(self) -> None:
+        """Do what a new run begins with."""
+
     def _follow_schedule(self, score: float) -> None:
         """Set the next epoch's learning rate."""
         self.scheduler.step()
@@ -145,6 +148,8 @@ class Trainer(ABC):
     def run(self) -> bool:
         """Train to the last epoch; False if a stop was asked for (all is saved by then)."""
         try:
+            if not self.position.epoch and not self.position.step:
+                self._before_training()
             while self.position.epoch < self.settings.epochs:
                 self._train_epoch()
                 self._finish_epoch()
@@ -163,7 +168,8 @@ class Trainer(ABC):
             return TrainResult(None, best, metrics)
         final = self.out / self.final
         self.write_best(include_backbone)
-        self.reporter.line(f"{final}: the weights of epoch {best}, the best.")
+        which = f"the weights of epoch {best}, the best" if best else "as it began, which was best"
+        self.reporter.line(f"{final}: {which}.")
         return TrainResult(final, best, metrics)
 
     def save(self) -> None:
@@ -287,7 +293,7 @@ class Trainer(ABC):
                 )
         if state["data"] != self.fingerprint:
             raise CheckpointError(
-                f"{str(path)!r} was trained on other images, labels or backbone weights than "
+                f"{str(path)!r} was trained on other data, labels or backbone weights than "
                 "these. Bring those back, or train into another --out."
             )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from chat_server import ChatServer, Reply, category_of, good_answer, kind_of
 
+from ovml_deploy.training import mini
 from ovml_deploy.training.knowledge.file import read_knowledge
 from ovml_deploy.training.knowledge.questions import FOLDER
 
@@ -274,9 +275,22 @@ def test_a_second_ctrl_c_waits_for_nothing(server: ChatServer, options) -> None:
     release.set()
 
 
-@pytest.mark.skipif(
+_HAS_WORDNET = pytest.mark.skipif(
     not Path("/usr/share/wordnet/data.noun").exists(), reason="wordnet-base is not installed"
 )
+
+
+@_HAS_WORDNET
+def test_the_embedded_vocabularys_knowledge_is_what_the_command_gives(cli) -> None:
+    folder = Path(mini.__file__).parent
+    done = cli("knowledge", str(folder / "words.txt"), "--provider=wordnet", "--sentences=6")
+    assert (done.code, done.err) == (0, "")
+    shipped = (folder / "knowledge.json").read_bytes()
+    assert Path("knowledge.json").read_bytes() == shipped  # else write it anew, as here
+    assert len(shipped) < 1_500_000
+
+
+@_HAS_WORDNET
 def test_wordnet_needs_no_endpoint(cli) -> None:
     done = cli("knowledge", "labels.txt", "--provider=wordnet", "--sentences=3", "--seed=1")
     assert (done.code, done.err) == (0, "")

@@ -238,7 +238,7 @@ def test_a_run_is_not_overwritten_nor_continued_as_another(
     with pytest.raises(CheckpointError, match=r"trained with lr = 0\.003, not 0\.1"):
         train(undisturbed, resume=True, lr=0.1)
     other = discs.write_csv("other.csv", range(100))
-    with pytest.raises(CheckpointError, match="other images, labels or backbone weights"):
+    with pytest.raises(CheckpointError, match="other data, labels or backbone weights"):
         train(undisturbed, resume=True, data=other)
     after = weights(undisturbed / "last.pt")
     assert all(torch.equal(before[key], after[key]) for key in before)

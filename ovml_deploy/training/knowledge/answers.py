@@ -26,8 +26,9 @@ LONG_SENTENCE = f"sentences of more than {MAX_SENTENCE_CHARS} characters"
 TOO_MANY = "entries beyond what was asked for"
 
 _KEYS = frozenset(
-    {"synonyms", "attributes", "contexts", "broader", "sentences", "shares", "co-occurs", "kind-of"}
-)
+    {"synonyms", "attributes", "contexts", "broader", "kinds", "sentences", "shares", "co-occurs",
+     "kind-of"}
+)  # fmt: skip
 _END_OF_THINKING = "</think>"  # some models think aloud, with drafts of the answer
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Answer:
     attributes: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
     broader: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
     shares: tuple[tuple[str, str], ...] = ()
     co_occurs: tuple[tuple[str, str], ...] = ()
@@ -62,6 +64,7 @@ def read_answer(text: str, sentences: int, skipped: Counter[str]) -> Answer:
         attributes=reader.phrases("attributes"),
         contexts=reader.phrases("contexts"),
         broader=reader.phrases("broader"),
+        kinds=reader.phrases("kinds"),
         sentences=reader.texts(
             "sentences", _GENEROUS * sentences, MAX_SENTENCE_CHARS, LONG_SENTENCE
         ),

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ovml_deploy.errors import EndpointError
 from ovml_deploy.training.interrupt import RunInterruptedError, StopRequest
 from ovml_deploy.training.knowledge.answer_cache import AnswerCache
-from ovml_deploy.training.knowledge.endpoint import Endpoint, EndpointError, Failure, Settings
+from ovml_deploy.training.knowledge.endpoint import Endpoint, Failure, Settings
 from ovml_deploy.training.reporting import Reporter
 
 _FAILURES_IN_A_ROW = 5

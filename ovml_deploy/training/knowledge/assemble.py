@@ -20,6 +20,8 @@ NOT_LISTED = "related things that are not in the list"
 CONTRADICTION = "kinds that contradict other answers"
 OTHER_NAME = "synonyms that are the name of another category"
 VAGUE_SYNONYM = "synonyms that say nothing"
+VAGUE_KIND = "kinds that say nothing"
+KIND_BY_OTHER_NAME = "kinds that are a synonym of another category"
 REPEATED = "sentences said before"
 NO_CATEGORY = "sentences that mention no category"
 
@@ -45,22 +47,22 @@ def assemble(
     """
     between = list(between)
     by_name = Mentions(Category(name) for name in names)
-    kinds = _Kinds(skipped)
-    for name, answer in zip(names, about, strict=True):
-        for phrase in answer.broader:  # free words: those that are not in the list are no fault
-            kinds.add((name,), by_name.named(phrase))
-    for answer in between:
-        for narrow, broad in answer.kind_of:
-            kinds.add(*_both(by_name, narrow, broad, skipped))
+    hierarchy = _hierarchy(names, about, between, by_name, skipped)
+    synonyms = [
+        _synonyms(name, answer.synonyms, by_name, skipped)
+        for name, answer in zip(names, about, strict=True)
+    ]
+    taken = Mentions(map(Category, names, synonyms))
     categories = tuple(
         Category(
             name,
-            _synonyms(name, answer.synonyms, by_name, skipped),
+            of_name,
             answer.attributes,
             answer.contexts,
-            tuple(other for other in names if other in kinds.above(name)),
+            tuple(other for other in names if other in hierarchy.above(name)),
+            _kinds(name, answer.kinds, by_name, taken, skipped),
         )
-        for name, answer in zip(names, about, strict=True)
+        for name, answer, of_name in zip(names, about, synonyms, strict=True)
     )
     texts = (text for answer in (*about, *between) for text in answer.sentences)
     sentences = _sentences(texts, Mentions(categories), skipped)
@@ -69,7 +71,27 @@ def assemble(
     return Knowledge(source, categories, _relations(names, between, by_name, skipped), sentences)
 
 
-class _Kinds:
+def _hierarchy(
+    names: Sequence[str],
+    about: Sequence[Answer],
+    between: Iterable[Answer],
+    by_name: Mentions,
+    skipped: Counter[str],
+) -> "_Hierarchy":
+    hierarchy = _Hierarchy(skipped)
+    for name, answer in zip(names, about, strict=True):
+        for phrase in answer.broader:  # free words: those that are not in the list are no fault
+            hierarchy.add((name,), by_name.named(phrase))
+    for answer in between:
+        for narrow, broad in answer.kind_of:
+            hierarchy.add(*_both(by_name, narrow, broad, skipped))
+    for name, answer in zip(names, about, strict=True):  # last, for these are the vaguest
+        for phrase in answer.kinds:
+            hierarchy.add(by_name.named(phrase), (name,))
+    return hierarchy
+
+
+class _Hierarchy:
     """Which category is a kind of which; no category may become a kind of itself."""
 
     def __init__(self, skipped: Counter[str]) -> None:
@@ -107,6 +129,22 @@ def _synonyms(
             skipped[VAGUE_SYNONYM] += 1
         elif meant and name not in meant:
             skipped[OTHER_NAME] += 1
+        elif not meant:
+            kept.append(phrase)
+    return tuple(kept)
+
+
+def _kinds(
+    name: str, phrases: Iterable[str], by_name: Mentions, taken: Mentions, skipped: Counter[str]
+) -> tuple[str, ...]:
+    """Keep the kinds that are no categories; those that are belong to the hierarchy."""
+    kept = list[str]()
+    for phrase in phrases:
+        meant = taken.named(phrase)
+        if _SAY_NOTHING.issuperset(words(phrase)):
+            skipped[VAGUE_KIND] += 1
+        elif meant and name not in meant and not by_name.named(phrase):
+            skipped[KIND_BY_OTHER_NAME] += 1
         elif not meant:
             kept.append(phrase)
     return tuple(kept)

@@ -11,16 +11,12 @@ from urllib.parse import urlsplit
 
 import openai
 
-from ovml_deploy.errors import OvmlError, UsageError
+from ovml_deploy.errors import UsageError
 
 _SHOWN = 200  # characters of a server's message
 #: Statuses that say the next question will fare no better: wrong key, no money, wrong address.
 _HOPELESS = (401, 402, 403, 404, 405)
 _WORTH_RETRYING = (408, 409, 425, 429)
-
-
-class EndpointError(OvmlError):
-    """A language model that refuses, or does not answer."""
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,23 @@ FORMAT = "ovml-deploy/knowledge"
 VERSION = 1
 SHARES = "shares"  # two categories have attributes in common
 CO_OCCURS = "co-occurs"  # two categories are seen together
-_LISTS = ("synonyms", "attributes", "contexts", "broader")
+_LISTS = ("synonyms", "attributes", "contexts", "broader", "kinds")
 
 
 @dataclass(frozen=True)
 class Category:
-    """What is known of one category; ``broader`` are all categories of which this is a kind."""
+    """What is known of one category.
+
+    ``broader`` are all categories of which this is a kind; ``kinds`` are names of kinds of it that
+    are no categories themselves, as "tabby" for a cat.
+    """
 
     name: str
     synonyms: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
     broader: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

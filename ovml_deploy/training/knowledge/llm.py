@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovml_deploy.errors import DataError
+from ovml_deploy.errors import DataError, EndpointError
 from ovml_deploy.training.interrupt import StopRequest
 from ovml_deploy.training.knowledge.answer_cache import AnswerCache
 from ovml_deploy.training.knowledge.answers import Answer, read_answer
 from ovml_deploy.training.knowledge.ask import Asker, Tally
 from ovml_deploy.training.knowledge.assemble import assemble
-from ovml_deploy.training.knowledge.endpoint import Endpoint, EndpointError, Settings
+from ovml_deploy.training.knowledge.endpoint import Endpoint, Settings
 from ovml_deploy.training.knowledge.file import Knowledge, check_categories
 from ovml_deploy.training.knowledge.questions import Questions, fill
 from ovml_deploy.training.reporting import Reporter

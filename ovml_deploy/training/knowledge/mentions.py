@@ -16,28 +16,20 @@ _MISLEADING = (
 class Mentions:
     """Finds the categories that English sentences mention.
 
-    A category is mentioned by its name or a synonym, in the singular or plural, as whole words in
-    any case; a hyphen is as good as a space. Longer phrases win: "hot dog" mentions no dog. What
-    is written out as a name or synonym wins over what is only the other number of one: where
-    "glasses" is a category, "glasses" are not the plural of another category "glass".
+    A category is mentioned by its name, a synonym or a kind of it, in the singular or plural, as
+    whole words in any case; a hyphen is as good as a space. Longer phrases win: "hot dog" mentions
+    no dog. What is written out as a name or synonym wins over what is only the other number of
+    one: where "glasses" is a category, "glasses" are not the plural of another category "glass".
+    Both win over the same phrase as a kind of another category.
     """
 
     def __init__(self, categories: Iterable[Category]) -> None:
         self._meanings: dict[str, list[int]] = {}
         self._longest: dict[str, int] = {}  # by first word, how many words a phrase may have
-        self._names: list[str] = []
-        written = list[tuple[list[str], int]]()
-        for row, category in enumerate(categories):
-            self._names.append(category.name)
-            for text in (category.name, *category.synonyms):
-                phrase = words(text)
-                if phrase:
-                    written.append((phrase, row))
-                    self._add(" ".join(phrase), row)
-        as_written = set(self._meanings)
-        for phrase, row in written:
-            for other in other_numbers(phrase) - as_written:
-                self._add(other, row)
+        categories = tuple(categories)
+        self._names = [category.name for category in categories]
+        self._add_all([(category.name, *category.synonyms) for category in categories])
+        self._add_all([category.kinds for category in categories])
         for text in _MISLEADING:
             for form in {text, *other_numbers(words(text))} - self._meanings.keys():
                 self._add(form, None)
@@ -61,6 +53,16 @@ class Mentions:
 
     def _in_order(self, rows: Iterable[int]) -> tuple[str, ...]:
         return tuple(self._names[row] for row in sorted(set(rows)))
+
+    def _add_all(self, texts: Iterable[Iterable[str]]) -> None:
+        """Let the texts of each row mean it, unless they mean something already."""
+        found = [(words(text), row) for row, of_row in enumerate(texts) for text in of_row]
+        for forms in (lambda phrase: {" ".join(phrase)}, other_numbers):
+            known = set(self._meanings)
+            for phrase, row in found:
+                if phrase:
+                    for form in forms(phrase) - known:
+                        self._add(form, row)
 
     def _add(self, phrase: str, row: int | None) -> None:
         rows = self._meanings.setdefault(phrase, [])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ovml_deploy.errors import OvmlError
+from ovml_deploy.training.mini.backbone_folder import restore_folder
 from ovml_deploy.training.mini.build import (
     CALIBRATION,
     CALIBRATION_FILE,
@@ -32,8 +33,16 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, default=BuildOptions.scenes)
     parser.add_argument("--seed", type=int, default=BuildOptions.seed)
     parser.add_argument("--no-export", action="store_true", help="stop at the checkpoints")
+    parser.add_argument(
+        "--only-backbone",
+        action="store_true",
+        help="only write OUT/backbone, out of the towers' packages and the bundle as it is",
+    )
     given = parser.parse_args()
     try:
+        if given.only_backbone:
+            restore_folder(given.out / "backbone", given.bundle)
+            return 0
         material = Material.load(given.photos, given.cutouts, given.icons)
         checkpoint = build(material, given.out, BuildOptions(scenes=given.scenes, seed=given.seed))
     except OvmlError as error:

@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ovml_deploy.errors import BundleError
 from ovml_deploy.files import write_atomically
 from ovml_deploy.models.backbone import LOCAL_DIR, Backbone, BackboneSpec
 from ovml_deploy.models.rounding import round_to_float16_
+from ovml_deploy.runtime.bundle import ENCODER, TEXT_ENCODER, Bundle
 from ovml_deploy.training.mini.towers import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -95,6 +100,51 @@ def finish_folder(
     for parameter in text_projection.parameters():
         round_to_float16_(parameter)
     backbone.model.text.proj = text_projection
+    _write_weights(folder, backbone)
+
+
+@torch.no_grad()
+def restore_folder(folder: Path, bundle: Path) -> None:
+    """Write the backbone of an exported mini bundle: the towers, and the projections in its graphs.
+
+    Raises BundleError where they are not in it.
+    """
+    backbone = start_folder(folder)
+    model = backbone.model
+    hidden = model.text.config.hidden_size
+    inner = (hidden + EMBED_DIM) // 2
+    model.text.proj = nn.Sequential(
+        nn.Linear(hidden, inner, bias=False), nn.GELU(), nn.Linear(inner, EMBED_DIM, bias=False)
+    )
+    opened = Bundle.open(bundle)
+    for graph, module, prefix in (
+        (ENCODER, model.visual.head.proj, "model.backbone.model.visual.head.proj."),
+        (TEXT_ENCODER, model.text.proj, "tower.proj."),
+    ):
+        stored = _initializers(opened.file(graph))
+        for name, parameter in module.named_parameters():
+            value = stored.get(prefix + name)
+            if value is None or value.shape != parameter.shape:
+                raise BundleError(
+                    f"{bundle} does not hold the weight {prefix + name} of an embedded model. Name a "
+                    "bundle that 'make mini' made."
+                )
+            parameter.copy_(torch.from_numpy(value))
+    _write_weights(folder, backbone)
+
+
+def _initializers(graph: Path) -> dict[str, np.ndarray]:
+    """The graph's weights by their PyTorch names, float32; those stored as int8 are left out."""
+    tensors = onnx.load(graph).graph.initializer
+    arrays = {tensor.name.partition("::"): numpy_helper.to_array(tensor) for tensor in tensors}
+    return {
+        name: array.astype(np.float32)
+        for (name, _, form), array in arrays.items()
+        if form in ("", "float16")
+    }
+
+
+def _write_weights(folder: Path, backbone: Backbone) -> None:
     state = {name: tensor.contiguous() for name, tensor in backbone.model.state_dict().items()}
     with write_atomically(folder / "open_clip_model.safetensors") as path:
         save_file(state, path, metadata={"format": "pt"})

@@ -19,7 +19,7 @@ from ovml_deploy.training.knowledge.file import (
 )
 
 CATEGORIES = (
-    Category("cat", ("kitty",), ("whiskers",), ("sofa",), ("animal",)),
+    Category("cat", ("kitty",), ("whiskers",), ("sofa",), ("animal",), ("tabby",)),
     Category("animal", broader=("living thing",)),
     Category("living thing"),
     Category("dog", broader=("animal",)),
@@ -52,7 +52,7 @@ def test_the_file_has_a_line_for_each_thing(tmp_path: Path) -> None:
         '{"format": "ovml-deploy/knowledge", "version": 1, "source": "a test",',
         '"categories": [',
         '{"name": "cat", "synonyms": ["kitty"], "attributes": ["whiskers"], "contexts": ["sofa"], '
-        '"broader": ["animal"]},',
+        '"broader": ["animal"], "kinds": ["tabby"]},',
         '{"name": "animal", "broader": ["living thing"]},',
         '{"name": "living thing"},',
         '{"name": "dog", "broader": ["animal"]},',
@@ -144,6 +144,8 @@ def test_relations_may_be_left_out(tmp_path: Path) -> None:
         (["categories", 0, "synonym"], ["x"], "category 1 has 'synonym'"),
         (["categories", 0, "synonyms"], "x", "category 1: 'synonyms' is 'x', not a list"),
         (["categories", 0, "synonyms"], [1], "category 1, synonyms is 1, not a text"),
+        (["categories", 0, "kinds"], "x", "category 1: 'kinds' is 'x', not a list"),
+        (["categories", 0, "kinds"], [""], "category 1, kinds is '', not a text"),
         (["categories", 0, "name"], None, "category 1, name is None"),
         (["categories", 0, "name"], "animal", "repeats label 1"),
         (["categories", 0, "name"], "Animal", "'Animal' and 'animal' are the same words"),

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from ovml_deploy.errors import LabelError, UsageError
+from ovml_deploy.training.knowledge.captions import with_article
 from ovml_deploy.training.knowledge.file import Category, Knowledge, Relation
-from ovml_deploy.training.knowledge.lexical import Lexicon, lexical_knowledge, with_article
+from ovml_deploy.training.knowledge.lexical import Lexicon, lexical_knowledge
 from ovml_deploy.training.knowledge.mentions import Mentions
 from ovml_deploy.training.wordnet import DATA_FILE, INDEX_FILE, NounIndex, WordNet, parse_synset
 
@@ -66,6 +67,7 @@ def test_a_category_has_what_its_definition_and_relations_say() -> None:
         ),
         contexts=("in a clowder",),
         broader=("animal",),
+        kinds=("tabby",),
     )
     car, wheel = lexicon("car", "wheel").categories
     assert car.attributes == ("pulled by no horse", "has a wheel")

@@ -11,15 +11,10 @@ from typing import Any
 import pytest
 from chat_server import ChatServer, Reply, category_of, good_answer, kind_of
 
-from ovml_deploy.errors import DataError, LabelError, UsageError
+from ovml_deploy.errors import DataError, EndpointError, LabelError, UsageError
 from ovml_deploy.training.knowledge.answer_cache import AnswerCache
 from ovml_deploy.training.knowledge.answers import EMPTY, NO_OBJECT
-from ovml_deploy.training.knowledge.endpoint import (
-    EndpointError,
-    Settings,
-    find_settings,
-    retry_after,
-)
+from ovml_deploy.training.knowledge.endpoint import Settings, find_settings, retry_after
 from ovml_deploy.training.knowledge.file import Category, Relation
 from ovml_deploy.training.knowledge.llm import Gathered, llm_knowledge
 
@@ -133,6 +128,22 @@ def test_other_models_settings_and_categories_are_asked_anew(server: ChatServer,
     ask(["cat", "dog", "animal", "bird"])
     asked = [kind_of(question) for question in server.questions[before:]]
     assert sorted(asked) == ["category", "relation"]  # of the bird, and of all
+
+
+def test_kinds_are_asked_for_and_found(server: ChatServer, ask) -> None:
+    def script(question: str, number: int) -> str:
+        answer = good_answer(question)
+        if kind_of(question) == "category" and category_of(question) == "dog":
+            assert '"kinds": ["up to ten everyday kinds of \'dog\'' in question
+            kinds = {"kinds": ["poodle", "dogoid"], "sentences": ["Two poodles and a cat."]}
+            return json.dumps({**json.loads(answer), **kinds})
+        return answer
+
+    server.script = script
+    knowledge = ask().knowledge
+    assert knowledge.categories[1].kinds == ("poodle",)
+    found = {sentence.text: sentence.categories for sentence in knowledge.sentences}
+    assert found["Two poodles and a cat."] == ("cat", "dog")
 
 
 def test_useless_answers_are_counted_and_kept(server: ChatServer, ask) -> None:

@@ -27,6 +27,7 @@ def test_a_good_answer_is_taken_whole() -> None:
     given_ = {
         "synonyms": ["kitty"],
         "broader": ["animal"],
+        "kinds": ["tabby", "Siamese"],
         "attributes": [" long\n tail "],
         "contexts": ["sofa"],
         "sentences": ["A cat sleeps."],
@@ -40,6 +41,7 @@ def test_a_good_answer_is_taken_whole() -> None:
     assert answer == Answer(
         synonyms=("kitty",),
         broader=("animal",),
+        kinds=("tabby", "Siamese"),
         attributes=("long tail",),
         contexts=("sofa",),
         sentences=("A cat sleeps.",),
@@ -107,6 +109,14 @@ def test_only_about_as_many_are_taken_as_were_asked_for() -> None:
     assert answer.sentences == tuple(entries[:8])
     assert answer.synonyms == tuple(entries[:20])
     assert skipped == {reasons.TOO_MANY: 4992 + 4980 + 1}
+
+
+@pytest.mark.parametrize(
+    "key", ["synonyms", "attributes", "contexts", "broader", "kinds", "sentences"]
+)
+def test_each_key_alone_tells_the_object(key: str) -> None:
+    answer, skipped = read(f'{{"a": 1}} {{"{key}": ["x"]}}')
+    assert (getattr(answer, key), skipped) == (("x",), {})
 
 
 def test_pairs_are_pairs_of_texts() -> None:
@@ -184,6 +194,41 @@ def test_what_is_a_kind_of_what_is_transitive_and_never_turns_round() -> None:
         (),
     ]
     assert skipped == {left_out.CONTRADICTION: 2, left_out.NOT_LISTED: 1}
+
+
+def test_kinds_are_mentions_unless_they_are_categories() -> None:
+    names = ["animal", "cat", "dog", "pet"]
+    about = [
+        Answer(kinds=("Cats", "puppy", "mouse", "kitties", "animals", "the thing", "!")),
+        Answer(synonyms=("kitty",), kinds=("tabby", "kitty", "cat", "animal")),
+        Answer(kinds=("puppy", "pet")),
+        Answer(broader=("dog",), kinds=("dog",)),  # which of them it says first is believed
+    ]
+    texts = ("A mouse.", "Puppies.", "A tabby.", "A kitty.")
+    knowledge, skipped = put_together(names, about, [Answer(sentences=texts)])
+    assert [category.kinds for category in knowledge.categories] == [
+        ("puppy", "mouse"),
+        ("tabby",),
+        ("puppy",),
+        (),
+    ]
+    assert [category.broader for category in knowledge.categories] == [
+        (),
+        ("animal",),
+        (),
+        ("dog",),
+    ]
+    assert [sentence.categories for sentence in knowledge.sentences] == [
+        ("animal",),
+        ("animal", "dog"),
+        ("cat",),
+        ("cat",),
+    ]
+    assert skipped == {
+        left_out.KIND_BY_OTHER_NAME: 1,
+        left_out.VAGUE_KIND: 2,
+        left_out.CONTRADICTION: 2,
+    }
 
 
 def test_relations_are_between_two_of_the_list_and_once() -> None:

@@ -120,6 +120,42 @@ def test_synonyms_mention_all_that_they_are_synonyms_of() -> None:
     assert mentions.find("two fellows") == ("man", "person")
 
 
+def test_a_kind_mentions_all_that_it_is_a_kind_of() -> None:
+    mentions = Mentions(
+        [
+            Category("cat", ("kitty",), kinds=("tabby", "Siamese-cat", "mouser")),
+            Category("dog", kinds=("mouser", "???")),
+            Category("toy", kinds=("teddy bear",)),
+            Category("bear"),
+        ]
+    )
+    assert mentions.find("two Tabbies") == ("cat",)
+    assert mentions.find("a siamese cat") == ("cat",)
+    assert mentions.find("a mouser") == ("cat", "dog")
+    assert mentions.find("teddy bears") == ("toy",)
+    assert mentions.named("tabbies") == ("cat",)
+
+
+def test_names_and_synonyms_win_over_kinds() -> None:
+    mentions = Mentions(
+        [
+            Category("animal", kinds=("cat", "kitty", "poodle", "fox terrier")),
+            Category("cat", ("kitty",)),
+            Category("poodles"),
+            Category("eyewear", kinds=("glasses", "loupe")),
+            Category("glass"),
+            Category("magnifier", kinds=("loupes",)),
+            Category("terrier"),
+        ]
+    )
+    assert mentions.find("a cat") == mentions.find("kitties") == ("cat",)
+    assert mentions.find("a poodle") == ("poodles",)  # the other number wins, too
+    assert mentions.find("two glasses") == ("glass",)
+    assert mentions.find("two loupes") == ("magnifier",)  # among kinds, what is written out
+    assert mentions.find("a loupe") == ("eyewear",)
+    assert mentions.find("fox terriers") == ("animal",)  # but longer phrases win
+
+
 def test_what_is_written_out_wins_over_a_plural() -> None:
     assert mentioned(["glass", "glasses"], "her glasses") == ["glasses"]
     assert mentioned(["glass", "glasses"], "a glass") == ["glass"]

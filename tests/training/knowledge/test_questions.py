@@ -23,6 +23,7 @@ def test_the_shipped_questions_can_be_filled_in() -> None:
     )
     assert "photographs that show: {cat}\n" in asked  # braces in a value stay
     assert '["7 captions' in asked
+    assert "kinds of '{cat}' that one can see" in asked
     asked = fill(questions.relation, batch="cat, dog", categories="cat, dog, car", sentences=3)
     assert "show:\ncat, dog\n" in asked
     assert "\ncat, dog, car\n" in asked
