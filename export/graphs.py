@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.compact import store_compactly
+from export.learned import learned_rows
 from ovml_deploy.errors import ExportError
 from ovml_deploy.models.tagging import TaggingModel
 
@@ -33,28 +34,34 @@ class Encoder(nn.Module):
 
 
 class Matcher(nn.Module):
-    """Features ``[B, M, D]``, labels ``[K, D]`` -> logits and winners ``[B, K]``."""
+    """Features ``[B, M, D]``, label embeddings -> the head's outputs ``[B, K]``."""
 
     def __init__(self, model: TaggingModel) -> None:
         super().__init__()
         self.head = model.head
 
-    def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Match a batch with a vocabulary."""
-        return self.head.match(features, labels)
+        return tuple(self.head.outputs(features, labels).values())
 
 
 class TextEncoder(nn.Module):
-    """Token ids ``[P, T]`` (and an attention mask, by tower) -> text features ``[P, D]``."""
+    """Token ids ``[P, T]`` (and an attention mask, by tower) -> text features ``[P, D]``.
+
+    Learned tokens, where the head has any, are rows beyond the tower's own table.
+    """
+
+    rows: Tensor | None
 
     def __init__(self, model: TaggingModel) -> None:
         super().__init__()
         self.text = model.backbone.text
         self.tower = self.text.tower  # registered here, so that its weights are found
+        self.register_buffer("rows", learned_rows(model))
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Encode prompts."""
-        return self.text(token_ids, attention_mask)
+        return self.text(token_ids, attention_mask, self.rows)
 
 
 def export_encoder(model: TaggingModel, path: Path) -> None:
@@ -65,14 +72,16 @@ def export_encoder(model: TaggingModel, path: Path) -> None:
 
 
 def export_matcher(model: TaggingModel, path: Path) -> None:
-    """Write ``matcher.onnx``: ``features``, ``labels`` -> ``logits``, ``winners``."""
+    """Write ``matcher.onnx``: ``features``, ``labels`` -> ``logits``, ``winners`` (and more)."""
     dims = model.backbone.embed_dim
     example = {
         "features": torch.randn(_EXAMPLES, model.head.features_per_image, dims),
-        "labels": torch.randn(_EXAMPLES + 1, dims),
+        "labels": torch.randn(_EXAMPLES + 1, model.head.label_parts * dims),
     }
     dynamic = {"features": {0: _dim("batch")}, "labels": {0: _dim("labels")}}
-    _export(Matcher(model), example, dynamic, ["logits", "winners"], path)
+    with torch.inference_mode():
+        names = [*model.head.outputs(**example)]
+    _export(Matcher(model), example, dynamic, names, path)
 
 
 def export_text_encoder(model: TaggingModel, path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 
 import ovml_deploy
 from export.graphs import OPSET, export_encoder, export_matcher, export_text_encoder
+from export.learned import check_groups, learned_tokens, tuned_labels
 from export.tokenizer import check_tokenizer, export_tokenizer, text_settings
 from export.verify import measure_parity, require_parity, summarise, write_golden
 from ovml_deploy.commandline import command, run
@@ -25,6 +26,7 @@ from ovml_deploy.files import sha256_file, write_folder_atomically
 from ovml_deploy.models.backbone import Backbone, BackboneSpec
 from ovml_deploy.models.checkpoint import load_checkpoint
 from ovml_deploy.models.heads import ZeroShotHead
+from ovml_deploy.models.prompt_tuned import PromptTunedHead
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.runtime.backends import create_backend
 from ovml_deploy.runtime.bundle import (
@@ -35,11 +37,12 @@ from ovml_deploy.runtime.bundle import (
     MATCHER,
     TEXT_ENCODER,
     TOKENIZER,
+    TUNED,
     VERSION,
     VOCABULARIES,
     Bundle,
 )
-from ovml_deploy.runtime.labels import check_labels, read_labels
+from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels, split_groups
 from ovml_deploy.runtime.selfcheck import verify
 from ovml_deploy.runtime.text_encoder import TextEncoder
 from ovml_deploy.templates import CLIP_TEMPLATES, fill
@@ -62,13 +65,14 @@ def load_model(
 
 
 def export_bundle(
-    model: TaggingModel, out: str | Path, vocabularies: Mapping[str, Sequence[str]] | None = None
+    model: TaggingModel, out: str | Path, vocabularies: Mapping[str, LabelSource] | None = None
 ) -> Bundle:
     """Write the bundle of ``model`` to the folder ``out``, whole or not at all.
 
-    ``vocabularies``: label lists by name, encoded and stored; the first becomes the default. The
-    graphs must agree with PyTorch fp32 (``export.verify``), or ExportError is raised and ``out``
-    stays as it was.
+    ``vocabularies``: label lists by name, encoded and stored; the first becomes the default. For a
+    prompt-tuned model they may be mappings from labels to groups (None: of no group). The graphs
+    must agree with PyTorch fp32 (``export.verify``), or ExportError is raised and ``out`` stays as
+    it was.
     """
     target = Path(out)
     if target.exists() and not _may_be_replaced(target):
@@ -76,8 +80,12 @@ def export_bundle(
             f"{str(target)!r} is not empty and not a bundle, so it is not overwritten. Name another "
             "--out."
         )
-    lists = {name: check_labels(labels) for name, labels in (vocabularies or {}).items()}
+    lists = dict(vocabularies or {})
     model = model.eval().cpu()
+    texts = {}
+    for name, labels in lists.items():
+        texts[name], groups = split_groups(labels)
+        check_groups(model, groups.values())
     with write_folder_atomically(target) as folder:
         _write_graphs(model, folder)
         manifest = _manifest(model, folder, next(iter(lists), None))
@@ -88,7 +96,7 @@ def export_bundle(
         require_parity(found)
         encoder = TextEncoder(bundle, backend)
         for name, labels in lists.items():
-            prompts = [fill(model.templates[0], label) for label in labels]
+            prompts = [fill(model.templates[0], label) for label in texts[name]]
             check_tokenizer(model.backbone, folder / TOKENIZER, prompts)
             path = folder / VOCABULARIES / f"{name}.safetensors"
             encoder.vocabulary(labels, name).save(path)
@@ -108,6 +116,9 @@ def _may_be_replaced(target: Path) -> bool:
 
 
 def _write_graphs(model: TaggingModel, folder: Path) -> None:
+    tuned = tuned_labels(model)
+    if tuned is not None:
+        tuned.save(folder / TUNED)
     export_encoder(model, folder / ENCODER)
     export_matcher(model, folder / MATCHER)
     export_text_encoder(model, folder / TEXT_ENCODER)
@@ -117,6 +128,7 @@ def _write_graphs(model: TaggingModel, folder: Path) -> None:
 
 def _manifest(model: TaggingModel, folder: Path, default_vocabulary: str | None) -> dict[str, Any]:
     head, backbone = model.head, model.backbone
+    dims, tokens = backbone.embed_dim, learned_tokens(model)
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -124,11 +136,20 @@ def _manifest(model: TaggingModel, folder: Path, default_vocabulary: str | None)
             "kind": head.kind,
             "activation": head.activation,
             "normalises_labels": head.normalises_labels,
-            "settings": head.settings(),
+            "settings": {  # lists, such as those of tuned labels, are elsewhere in the bundle
+                name: value
+                for name, value in head.settings().items()
+                if not isinstance(value, tuple | list)
+            },
         },
         "backbone": asdict(backbone.spec),
         "preprocessing": backbone.preprocessing.to_config(),
-        "dims": {"features": head.features_per_image, "embedding": backbone.embed_dim},
+        "dims": {
+            "features": head.features_per_image,
+            "embedding": dims,
+            "label": head.label_parts * dims,
+        },
+        "learned_tokens": None if tokens is None else asdict(tokens),
         "text": asdict(text_settings(backbone)),
         "templates": list(model.templates),
         "default_vocabulary": default_vocabulary,
@@ -167,22 +188,25 @@ def main(
     """Export a checkpoint to a bundle and print how closely it agrees with PyTorch.
 
     Args:
-        ckpt: a checkpoint of 'ovml-deploy train qks', or one of the official QKS release
+        ckpt: a checkpoint of 'ovml-deploy train', or one of the official QKS release
         out: the bundle's folder; default: build/NAME after the checkpoint
-        vocab: a label file (UTF-8, one a line) to encode as the bundle's default vocabulary;
-            default: the labels the checkpoint was trained with, seen and unseen
+        vocab: a label file (UTF-8, one a line) to encode as the bundle's default vocabulary; default:
+            the labels the checkpoint was trained with, seen and unseen, or tuned for. For tuned
+            prompts, a label of no tuning may name its group after a TAB.
         backbone: an open_clip model, for official checkpoints and zero-shot bundles
         pretrained: the backbone's weights: a tag or a file
     """
     name = Path(ckpt).stem if ckpt else (backbone or "").replace("/", "-").replace(":", "-")
     target = Path(out) if out else Path("build") / name
-    given = {Path(vocab).stem: read_labels(vocab)} if vocab else None
+    given = {Path(vocab).stem: read_grouped_labels(vocab)} if vocab else None
     model = load_model(ckpt, backbone, pretrained)
     bundle = export_bundle(model, target, given or _trained_labels(model))
     _report(bundle)
 
 
-def _trained_labels(model: TaggingModel) -> dict[str, list[str]]:
+def _trained_labels(model: TaggingModel) -> dict[str, Sequence[str]]:
+    if isinstance(model.head, PromptTunedHead):
+        return {"tuned": model.head.config.labels}
     labels = [label for some in model.labels.values() for label in some]
     return {"trained": labels} if labels else {}
 
@@ -193,7 +217,7 @@ def _report(bundle: Bundle) -> None:
     for row in bundle.manifest["parity"]["worst"]:
         top = ", top-5 labels equal" if row.get("top_labels_equal") else ""
         print(
-            f"  {row['output']:<14} worst of {row['sizes']} sizes: max error {row['max_error']:.1e}, "
+            f"  {row['output']:<16} worst of {row['sizes']} sizes: max error {row['max_error']:.1e}, "
             f"relative {row['relative_error']:.1e}{top}"
         )
 

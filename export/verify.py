@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+from torch import Tensor
 
+from export.learned import example_words
 from ovml_deploy.errors import ExportError
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.runtime.backends import Backend
 from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
+from ovml_deploy.runtime.labels import format_grouped_labels, split_groups
 from ovml_deploy.runtime.selfcheck import relative_error
 from ovml_deploy.runtime.text_encoder import TextEncoder
 
@@ -29,7 +33,7 @@ PROMPTS = (
 
 _SEED = 20240101
 _TIE = 1e-6  # of the greatest logit: a few steps of float32
-_REAL_LABELS = ("cat", "dog", "bicycle", "traffic light", "mountain", "coffee", "violin", "rain")
+_GOLDEN_WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -73,22 +77,26 @@ def example_images(count: int, size: tuple[int, int], seed: int = _SEED) -> np.n
 
 
 def example_labels(model: TaggingModel, count: int, seed: int = _SEED) -> np.ndarray:
-    """Return ``count`` label embeddings ``[K, D]``: a few real ones, then others of their spread."""
-    with torch.inference_mode():
-        real = model.embed_labels(_REAL_LABELS).numpy()
+    """Return ``count`` label embeddings: a few real ones, then others of their spread.
+
+    ``[K, D]``, or more parts of D by head.
+    """
+    real = _embed(model, example_words(model.head))
     random = np.random.default_rng(seed)
     others = real.mean(axis=0) + random.normal(0, 1, (count, real.shape[1])) * real.std(axis=0)
     labels = np.concatenate([real, others])[:count].astype(np.float32)
     if model.head.normalises_labels:
-        labels /= np.linalg.norm(labels, axis=1, keepdims=True)
+        parts = labels.reshape(count, model.head.label_parts, -1)
+        parts /= np.linalg.norm(parts, axis=2, keepdims=True)
     return labels
 
 
 @torch.inference_mode()
 def measure_parity(model: TaggingModel, bundle: Bundle, backend: Backend) -> list[Parity]:
-    """Compare features, logits and text features of a bundle with PyTorch at every size.
+    """Compare a bundle with PyTorch: features and logits at every size, text features, labels.
 
-    Logits are judged by the range they have over all labels, however few are compared.
+    All logits of the head are compared, those of its branches apart. They are judged by the range
+    they have over all labels, however few are compared.
     """
     encoder, matcher = backend.load(bundle.file(ENCODER)), backend.load(bundle.file(MATCHER))
     labels = example_labels(model, max(LABEL_COUNTS))
@@ -98,16 +106,15 @@ def measure_parity(model: TaggingModel, bundle: Bundle, backend: Backend) -> lis
         expected = model.encode(torch.from_numpy(pixels))
         features = encoder({"pixels": pixels})["features"]
         found.append(_compare("features", {"B": batch}, features, expected.numpy()))
-        reach = model.match(expected, torch.from_numpy(labels))[0].numpy()
+        reach = _logits(model, expected, labels)
         for count in LABEL_COUNTS:
-            wanted, winners = model.match(expected, torch.from_numpy(labels[:count]))
             outputs = matcher({"features": features, "labels": labels[:count]})
             size = {"B": batch, "K": count}
-            if outputs["winners"].shape != tuple(winners.shape):
+            if outputs["winners"].shape != (batch, count):
                 raise ExportError(f"The winners have shape {outputs['winners'].shape} at {size}.")
-            found.append(_compare_logits(size, outputs["logits"], wanted.numpy(), reach))
-    found.append(_text_parity(model, bundle, backend))
-    return found
+            for name, wanted in _logits(model, expected, labels[:count]).items():
+                found.append(_compare_logits(name, size, outputs[name], wanted, reach[name]))
+    return [*found, *_text_parity(model, bundle, backend)]
 
 
 def require_parity(found: Sequence[Parity], tolerance: float = TOLERANCE) -> None:
@@ -140,6 +147,7 @@ def write_golden(model: TaggingModel, path: Path, count: int = 4) -> None:
         features = model.encode(torch.from_numpy(pixels))
         logits, _ = model.match(features, torch.from_numpy(labels))
         texts = model.backbone.model.encode_text(model.backbone.tokenizer(list(PROMPTS)))
+    words = dict(islice(example_words(model.head).items(), _GOLDEN_WORDS))
     arrays = {
         "pixels": pixels,
         "labels": labels,
@@ -147,15 +155,33 @@ def write_golden(model: TaggingModel, path: Path, count: int = 4) -> None:
         "logits": logits.numpy(),
         "prompts": np.frombuffer("\n".join(PROMPTS).encode(), dtype=np.uint8),
         "text_features": texts.numpy(),
+        "words": np.frombuffer(format_grouped_labels(words).encode(), dtype=np.uint8),
+        "label_embeddings": _embed(model, words),
     }
     save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path)
 
 
-def _text_parity(model: TaggingModel, bundle: Bundle, backend: Backend) -> Parity:
-    """The text graph at the prompts' own length against open_clip at its full length."""
+def _embed(model: TaggingModel, words: Mapping[str, str | None]) -> np.ndarray:
+    labels, groups = split_groups(words)
+    with torch.inference_mode():
+        return model.embed_labels(labels, groups).numpy()
+
+
+def _logits(model: TaggingModel, features: Tensor, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """All that the head gives but the winners."""
+    outputs = model.head.outputs(features, torch.from_numpy(labels))
+    return {name: value.numpy() for name, value in outputs.items() if name != "winners"}
+
+
+def _text_parity(model: TaggingModel, bundle: Bundle, backend: Backend) -> list[Parity]:
+    """The text graph at the prompts' own length against open_clip at its full length; labels."""
     expected = model.backbone.model.encode_text(model.backbone.tokenizer(list(PROMPTS)))
-    features = TextEncoder(bundle, backend).features(PROMPTS)
-    return _compare("text_features", {"P": len(PROMPTS)}, features, expected.numpy())
+    encoder, words = TextEncoder(bundle, backend), example_words(model.head)
+    labels = encoder.embed(words)
+    return [
+        _compare("text_features", {"P": len(PROMPTS)}, encoder.features(PROMPTS), expected.numpy()),
+        _compare("label_embeddings", {"K": len(words)}, labels, _embed(model, words)),
+    ]
 
 
 def _compare(
@@ -174,9 +200,13 @@ def _compare(
 
 
 def _compare_logits(
-    size: dict[str, int], value: np.ndarray, reference: np.ndarray, reach: np.ndarray
+    output: str,
+    size: dict[str, int],
+    value: np.ndarray,
+    reference: np.ndarray,
+    reach: np.ndarray,
 ) -> Parity:
-    compared = _compare("logits", size, value, reference, reach)
+    compared = _compare(output, size, value, reference, reach)
     top = min(TOP, reference.shape[1])
     ours = np.argsort(-value, axis=1, kind="stable")[:, :top]
     theirs = -np.sort(-reference, axis=1)[:, :top]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backbones import CONFIGS, make_hf_folder, randomise
+from backbones import CONFIGS, TUNED, make_hf_folder, randomise
 
 # torch and open_clip are imported inside: the runtime's tests must also run without them.
 
@@ -108,6 +108,8 @@ def make_model() -> Callable[..., Any]:
         from ovml_deploy.models.tagging import TaggingModel
 
         backbone = Backbone.load(spec)
+        if kind == "prompt-tuned":
+            return TaggingModel(backbone, _prompt_tuned(backbone), ("{}",)).eval()
         if kind == "zero-shot":
             head: Any = ZeroShotHead(backbone.logit_scale, backbone.logit_bias)
         else:
@@ -120,6 +122,35 @@ def make_model() -> Callable[..., Any]:
         return TaggingModel(backbone, head, templates).eval()
 
     return make
+
+
+def _prompt_tuned(backbone: Any) -> Any:
+    """A head tuned for TUNED whose learned tokens all differ."""
+    import torch
+
+    from ovml_deploy.models.prompt_tuned import PromptConfig, PromptTunedHead
+
+    groups = tuple(sorted(set(TUNED.values())))
+    config = PromptConfig(
+        embed_dim=backbone.embed_dim,
+        image_width=backbone.width,
+        text_width=backbone.text.token_embedding.embedding_dim,
+        positions=backbone.positions,
+        labels=tuple(TUNED),
+        groups=groups,
+        group_of=tuple(groups.index(group) for group in TUNED.values()),
+        shared=3,
+        grouped=2,
+        specific=2,
+    )
+    torch.manual_seed(0)
+    head = PromptTunedHead(config, backbone.initial_projection())
+    head.start_from_words(backbone)
+    spread = backbone.text.token_embedding.weight.std()
+    with torch.no_grad():
+        for tokens in head.parameters():
+            tokens.add_(torch.randn_like(tokens) * spread)
+    return head
 
 
 def _fit_tokens(head: Any, backbone: Any) -> None:
@@ -148,6 +179,28 @@ def tiny_bundle(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(tiny_model, folder, VOCABULARIES)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tuned_model(make_model: Callable[..., Any], tiny_clip: Any) -> Any:
+    """The PyTorch model of ``tuned_bundle``."""
+    return make_model(tiny_clip, "prompt-tuned")
+
+
+@pytest.fixture(scope="session")
+def tuned_bundle(tuned_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported prompt-tuned bundle. Never change it: take ``tuned_copy``."""
+    from export.onnx import export_bundle
+
+    folder = tmp_path_factory.mktemp("bundles") / "prompts"
+    export_bundle(tuned_model, folder, {"tuned": tuple(TUNED)})
+    return folder
+
+
+@pytest.fixture
+def tuned_copy(tuned_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of ``tuned_bundle`` that may be damaged."""
+    return Path(shutil.copytree(tuned_bundle, tmp_path / "prompts"))
 
 
 @pytest.fixture

@@ -236,7 +236,7 @@ class Train:
             batch_size: sentences a step
             lr: learning rate of AdamW at the start of its cosine
             labels_per_step: labels whose prompts are encoded in a step
-            scale: the papers' s
+            scale: the papers' s, in training; the bundle's is the backbone's own
             temperature: the papers' tau for images
             text_temperature: the papers' tau for sentences
             val_fraction: share of the sentences held out, to choose the epoch by

@@ -32,7 +32,8 @@ class Vocab:
         """Encode a label file and store it as a vocabulary.
 
         Args:
-            labels: a UTF-8 text file, one label a line
+            labels: a UTF-8 text file, one label a line; for a prompt-tuned bundle a new label may name
+                its group after a TAB ('ovml-deploy info' lists the groups)
             engine: the bundle whose text encoder and prompts are used
             name: what to call it; default: the label file's name
             out: the .safetensors file to write; default: vocabularies/NAME in the bundle
@@ -40,7 +41,7 @@ class Vocab:
         """
         from ovml_deploy.runtime.backends import create_backend
         from ovml_deploy.runtime.bundle import VOCABULARIES, Bundle
-        from ovml_deploy.runtime.labels import read_labels
+        from ovml_deploy.runtime.labels import read_grouped_labels
         from ovml_deploy.runtime.text_encoder import TextEncoder
 
         bundle = Bundle.open(engine)
@@ -50,7 +51,7 @@ class Vocab:
         _check_out(out)
         target = Path(out) if out else bundle.inside(f"{VOCABULARIES}/{name}.safetensors")
         _check_target(target)
-        words = read_labels(labels)
+        words = read_grouped_labels(labels)
         encoder = TextEncoder(bundle, create_backend(device))
         vocabulary = encoder.vocabulary(words, name, output.show_encoding)
         vocabulary.save(target)

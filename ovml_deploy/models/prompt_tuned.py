@@ -36,7 +36,8 @@ class PromptConfig:
     ``shared``, ``grouped``, ``specific``: tokens of a prompt that all labels, those of its group, and
     no others share. ``image_width``, ``text_width``: W of the image tokens and of the text tower's
     token table; ``positions``: N, the local features of an image. ``scale`` and ``temperature`` are
-    the paper's s and tau, at test time.
+    the papers' s and tau at test time; s changes no order, and makes softmax scores what zero-shot's
+    are where it is the backbone's own.
     """
 
     embed_dim: int

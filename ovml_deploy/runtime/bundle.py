@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ovml_deploy.errors import BundleError
+from ovml_deploy.errors import BundleError, LabelError
 from ovml_deploy.files import sha256_file
+from ovml_deploy.runtime.labels import check_labels
+from ovml_deploy.runtime.learned_tokens import BRANCHES, LearnedTokens
 from ovml_deploy.runtime.preprocessing import Preprocessing
 
 FORMAT = "ovml-deploy/bundle"
@@ -21,7 +23,10 @@ MATCHER = "matcher.onnx"
 TEXT_ENCODER = "text_encoder.onnx"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.safetensors"
+TUNED = "tuned.safetensors"
 VOCABULARIES = "vocabularies"
+
+_MOST_TOKENS = 2**31
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Bundle:
 
     @property
     def head(self) -> str:
-        """The kind of head: "qks" or "zero-shot"."""
+        """The kind of head: "qks", "prompt-tuned" or "zero-shot"."""
         return str(self.manifest["head"]["kind"])
 
     @property
@@ -92,8 +97,13 @@ class Bundle:
 
     @property
     def embed_dim(self) -> int:
-        """D, the width of label embeddings and features."""
+        """D, the width of image and text features."""
         return int(self.manifest["dims"]["embedding"])
+
+    @property
+    def label_dim(self) -> int:
+        """The width of label embeddings: D, or several D (one for each branch of the head)."""
+        return int(self.manifest["dims"].get("label", self.embed_dim))
 
     @property
     def features_per_image(self) -> int:
@@ -116,10 +126,24 @@ class Bundle:
         return TextSettings(**self.manifest["text"])
 
     @cached_property
+    def learned_tokens(self) -> LearnedTokens | None:
+        """Where a prompt-tuned head's tokens stand in a prompt; None for other heads."""
+        value = self.manifest.get("learned_tokens")
+        if value is None:
+            return None
+        _require(isinstance(value["groups"], list), "learned tokens without a list of groups")
+        return LearnedTokens(**{**value, "groups": tuple(value["groups"])})
+
+    @cached_property
     def text_hash(self) -> str:
-        """Names the text encoder: its graph, tokenizer and settings (16 hexadecimal digits)."""
+        """Names the text encoder: its graph, tokenizer and settings (16 hexadecimal digits).
+
+        For a prompt-tuned head also the tuned labels, so that two tunings are told apart.
+        """
         files = self.manifest["files"]
         parts = [files[TEXT_ENCODER]["sha256"], files[TOKENIZER]["sha256"], self.manifest["text"]]
+        if self.learned_tokens is not None:
+            parts += [self.manifest["learned_tokens"], files[TUNED]["sha256"]]
         return _short_hash(parts)
 
     @cached_property
@@ -182,9 +206,10 @@ class Bundle:
                 self.inside(name)
                 _require(isinstance(listed["sha256"], str), f"no SHA-256 of {name!r}")
                 _require(isinstance(listed["bytes"], int), f"no size of {name!r}")
-            missing = {ENCODER, MATCHER, TEXT_ENCODER, TOKENIZER, GOLDEN} - set(
-                self.manifest["files"]
-            )
+            needed = {ENCODER, MATCHER, TEXT_ENCODER, TOKENIZER, GOLDEN}
+            if self.learned_tokens is not None:
+                needed.add(TUNED)
+            missing = needed - set(self.manifest["files"])
             if missing:
                 raise BundleError(f"{self.path} lists no {', '.join(sorted(missing))}.")
             _ = (self.head, self.normalises_labels, self.preprocessing)
@@ -197,7 +222,8 @@ class Bundle:
 
     def _check_values(self) -> None:
         _require(self.activation in ("sigmoid", "softmax"), f"activation {self.activation!r}")
-        _require(self.embed_dim > 0 and self.features_per_image > 0, "a dimension below 1")
+        dims = (self.embed_dim, self.features_per_image, self.label_dim)
+        _require(min(dims) > 0, "a dimension below 1")
         templates = self.manifest["templates"]
         _require(isinstance(templates, list) and len(templates) > 0, "no list of templates")
         for template in templates:
@@ -205,6 +231,25 @@ class Bundle:
         text, types = asdict(self.text), TextSettings.__annotations__
         for name, value in text.items():
             _require(type(value) is types[name], f"text setting {name} = {value!r}")
+        if self.learned_tokens is not None:
+            _check_learned_tokens(self.learned_tokens, self.text.context_length)
+        parts = 1 if self.learned_tokens is None else len(BRANCHES)
+        _require(self.label_dim == parts * self.embed_dim, f"labels of {self.label_dim} dimensions")
+
+
+def _check_learned_tokens(tokens: LearnedTokens, context_length: int) -> None:
+    counts = {"lead": tokens.lead, "shared": tokens.shared, "grouped": tokens.grouped}
+    for name, value in counts.items():
+        _require(type(value) is int and value >= 0, f"learned tokens {name} = {value!r}")
+    # more could be in no prompt; and nothing as long must be made
+    _require(sum(counts.values()) < context_length, f"learned tokens {counts}")
+    first = tokens.first_id
+    _require(type(first) is int and 0 < first < _MOST_TOKENS, f"learned tokens from id {first!r}")
+    try:
+        named = check_labels(tokens.groups) if tokens.groups else ()
+    except LabelError as error:
+        raise ValueError(f"groups of labels: {error}") from error
+    _require(named == tokens.groups, "a group with outer space in its name")
 
 
 def _require(condition: bool, what: str) -> None:

@@ -15,8 +15,10 @@ from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.label_cache import cache_folder
 from ovml_deploy.runtime.selfcheck import verify
 from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.runtime.tuned_labels import TunedLabels
 
 _REQUIRED = ("numpy", "pillow", "onnxruntime", "tokenizers", "safetensors", "ftfy", "fire", "rich")
+_GROUPS_SHOWN = 12
 _OPTIONAL = ("torch", "open_clip_torch", "onnx", "onnxscript", "transformers", "timm")
 
 
@@ -47,6 +49,7 @@ def describe_bundle(engine: str | Path) -> list[tuple[str, str]]:
         ("image", f"{height}x{width}, {bundle.preprocessing.resize_mode}"),
         ("features", f"{bundle.features_per_image} x {bundle.embed_dim}"),
         ("prompts", f"{len(bundle.templates)}, hash {bundle.prompt_hash}"),
+        *_tuned(bundle),
         ("text encoder", f"hash {bundle.text_hash}"),
         ("vocabularies", ", ".join(bundle.vocabulary_names()) or "none"),
         ("size", f"{size / 1e6:.1f} MB"),
@@ -55,6 +58,15 @@ def describe_bundle(engine: str | Path) -> list[tuple[str, str]]:
         rows.append((f"parity of {row['output']}", f"relative error {row['relative_error']:.1e}"))
     tools = ", ".join(f"{name} {number}" for name, number in manifest["tools"].items())
     return [*rows, ("made with", tools)]
+
+
+def _tuned(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    tokens = bundle.learned_tokens
+    if tokens is not None:
+        yield "tuned labels", f"{len(TunedLabels.read(bundle).group_of):,}"
+        some = ", ".join(tokens.groups[:_GROUPS_SHOWN])
+        more = len(tokens.groups) - _GROUPS_SHOWN
+        yield "groups", f"{some} and {more:,} more" if more > 0 else some or "none"
 
 
 def _versions() -> Iterator[Finding]:

@@ -28,7 +28,10 @@ def cache_folder() -> Path:
 
 
 class LabelCache:
-    """Embeddings ``[D]`` (float32) by label, for one text encoder and one prompt pool."""
+    """Embeddings ``[D]`` (float32) by label, for one text encoder and one prompt pool.
+
+    A label is any text: one that belongs to a group is kept as ``label<TAB>group``.
+    """
 
     def __init__(self, text_hash: str, prompt_hash: str, folder: Path | None = None) -> None:
         name = f"{text_hash}-{prompt_hash}.sqlite"

@@ -39,18 +39,19 @@ class LearnedTokens:
         start = self.first_id + branch * self._branch_rows
         learned = [*range(start, start + self.shared)]
         if group is not None:
-            first = start + self.shared + self._group_index(group) * self.grouped
+            self.check_group(group)
+            first = start + self.shared + self.groups.index(group) * self.grouped
             learned += range(first, first + self.grouped)
         return [*name_ids[: self.lead], *learned, *own, *name_ids[self.lead :]]
 
-    @property
-    def _branch_rows(self) -> int:
-        return self.shared + self.grouped * len(self.groups)
-
-    def _group_index(self, group: str) -> int:
+    def check_group(self, group: str) -> None:
+        """Raise LabelError, listing the groups, for one that there is not."""
         if group not in self.groups:
             raise LabelError(
                 f"There is no group {group!r}. The groups of this model are: "
                 f"{', '.join(self.groups) or 'none'}."
             )
-        return self.groups.index(group)
+
+    @property
+    def _branch_rows(self) -> int:
+        return self.shared + self.grouped * len(self.groups)

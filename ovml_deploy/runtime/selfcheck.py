@@ -10,9 +10,11 @@ from safetensors.numpy import load_file
 from ovml_deploy.errors import BundleError, DeviceError
 from ovml_deploy.runtime.backends import AUTO, Backend, Graph, create_backend
 from ovml_deploy.runtime.bundle import ENCODER, GOLDEN, MATCHER, Bundle
+from ovml_deploy.runtime.labels import parse_grouped_labels
 from ovml_deploy.runtime.text_encoder import TextEncoder
 
 _GOLDEN_ARRAYS = ("pixels", "labels", "features", "logits", "prompts", "text_features")
+_LABEL_ARRAYS = {"words", "label_embeddings"}
 _SAME = 1e-6  # relative difference of the features of two images that were not told apart
 
 
@@ -73,8 +75,18 @@ def verify(engine: str | Path, device: str = AUTO) -> list[Agreement]:
     found = check_golden(bundle, backend, encoder, matcher)
     golden = _read_golden(bundle)
     prompts = golden["prompts"].tobytes().decode().split("\n")
-    texts = TextEncoder(bundle, backend).features(prompts)
-    return [*found, _agreement(bundle, backend, "text_features", texts, golden["text_features"])]
+    text_encoder = TextEncoder(bundle, backend)
+    outputs = {"text_features": text_encoder.features(prompts)}
+    if golden.keys() >= _LABEL_ARRAYS:  # bundles of an earlier release have none
+        words = parse_grouped_labels(golden["words"].tobytes().decode())
+        outputs["label_embeddings"] = text_encoder.embed(words)
+    return [
+        *found,
+        *(
+            _agreement(bundle, backend, name, value, golden[name])
+            for name, value in outputs.items()
+        ),
+    ]
 
 
 def _read_golden(bundle: Bundle) -> dict[str, np.ndarray]:

@@ -12,16 +12,17 @@ from ovml_deploy.errors import ImageError, UsageError, VocabularyError
 from ovml_deploy.runtime.backends import AUTO, Backend, Graph, create_backend
 from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
 from ovml_deploy.runtime.images import ImageSource, describe, open_image
-from ovml_deploy.runtime.labels import read_labels
+from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels
 from ovml_deploy.runtime.read_ahead import batches, read_ahead
 from ovml_deploy.runtime.results import TagResult, select_tags
 from ovml_deploy.runtime.selfcheck import check_golden
 from ovml_deploy.runtime.text_encoder import Progress, TextEncoder
 from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 
-#: What ``use_vocabulary`` takes: labels, a vocabulary, a label file or vocabulary file, or the name
-#: of a vocabulary in the bundle.
-VocabularySource = Vocabulary | Sequence[str] | str | Path
+#: What ``use_vocabulary`` takes: labels (for a prompt-tuned model also a mapping of labels to groups,
+#: None for no group), a vocabulary, a label file or vocabulary file, or the name of a vocabulary in
+#: the bundle.
+VocabularySource = Vocabulary | LabelSource | str | Path
 
 _SELF_CHECK_IMAGES = 2
 _IMAGES_AT_ONCE = 8
@@ -111,7 +112,7 @@ class Tagger:
                 return Vocabulary.load(path)
             in_bundle = str(source) in self.bundle.vocabulary_names()
             if path.is_file() or (path.suffix and not in_bundle) or isinstance(source, Path):
-                return self.text_encoder.vocabulary(read_labels(path), path.stem, progress)
+                return self.text_encoder.vocabulary(read_grouped_labels(path), path.stem, progress)
             return load_named(self.bundle, source)
         return self.text_encoder.vocabulary(source, progress=progress)
 

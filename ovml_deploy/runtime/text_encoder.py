@@ -1,6 +1,6 @@
 """Labels -> label embeddings: prompts, token ids, the text graph, and the cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -9,10 +9,10 @@ from ovml_deploy.errors import BundleError
 from ovml_deploy.runtime.backends import Backend
 from ovml_deploy.runtime.bundle import TEXT_ENCODER, TOKENIZER, Bundle, TextSettings
 from ovml_deploy.runtime.label_cache import LabelCache
-from ovml_deploy.runtime.labels import check_labels
+from ovml_deploy.runtime.labels import LabelSource, split_groups
+from ovml_deploy.runtime.prompts import prompts_of
 from ovml_deploy.runtime.text_cleaning import clean_text
 from ovml_deploy.runtime.vocabulary import Vocabulary
-from ovml_deploy.templates import fill
 
 #: Called with (labels encoded so far, labels to encode).
 Progress = Callable[[int, int], None]
@@ -46,7 +46,7 @@ class PromptTokenizer:
 
 
 class TextEncoder:
-    """Encodes labels through a bundle's prompt pool. Label embeddings are cached on disk."""
+    """Encodes labels through a bundle's prompts. Label embeddings are cached on disk."""
 
     def __init__(self, bundle: Bundle, backend: Backend, cache: LabelCache | None = None) -> None:
         self._bundle = bundle
@@ -58,45 +58,59 @@ class TextEncoder:
         except Exception as error:  # tokenizers raises bare Exception
             raise BundleError(f"{path} is not a tokenizer: {error}. Export it again.") from error
         self.tokenizer = PromptTokenizer(tokenizer, bundle.text)
+        self._prompts = prompts_of(bundle, self.tokenizer)
 
     def vocabulary(
-        self, labels: Sequence[str], name: str = "custom", progress: Progress | None = None
+        self, labels: LabelSource, name: str = "custom", progress: Progress | None = None
     ) -> Vocabulary:
         """Return a vocabulary of ``labels``; only those not in the cache are encoded.
 
-        Raises LabelError for labels that cannot be used.
+        ``labels`` may be a mapping to groups, which a prompt-tuned model has. Raises LabelError for
+        labels that cannot be used, an unknown group, or one where the model has none.
         """
-        labels = check_labels(labels)
-        shape = (self._bundle.embed_dim,)
-        known = {
-            label: row
-            for label, row in self._cache.get(labels).items()
-            if row.shape == shape and np.isfinite(row).all()  # a damaged row is encoded again
-        }
-        missing = [label for label in labels if label not in known]
+        texts, groups = split_groups(labels)
+        known = self._prompts.known(texts, groups)
+        known |= self._cached([label for label in texts if label not in known], groups)
+        missing = [label for label in texts if label not in known]
         for start in range(0, len(missing), _LABELS_AT_ONCE):
             some = missing[start : start + _LABELS_AT_ONCE]
-            fresh = dict(zip(some, self.embed(some), strict=True))
-            self._cache.put(fresh)
+            fresh = dict(zip(some, self._encode(some, groups), strict=True))
+            self._cache.put({_key(label, groups): row for label, row in fresh.items()})
             known |= fresh
             if progress:
                 progress(start + len(some), len(missing))
-        embeddings = np.stack([known[label] for label in labels])
+        embeddings = np.stack([known[label] for label in texts])
         hashes = self._bundle.text_hash, self._bundle.prompt_hash
-        return Vocabulary(name, labels, embeddings, *hashes)
+        return Vocabulary(name, texts, embeddings, *hashes)
 
-    def embed(self, labels: Sequence[str]) -> np.ndarray:
-        """Return label embeddings ``[K, D]``, past the cache: each label's mean over the pool."""
-        templates = self._bundle.templates
-        features = self.features([fill(t, label) for label in labels for t in templates])
-        if self._bundle.normalises_labels:
-            features = _unit(features)
-        mean = features.reshape(len(labels), len(templates), -1).mean(axis=1)
-        return _unit(mean) if self._bundle.normalises_labels else mean
+    def embed(self, labels: LabelSource) -> np.ndarray:
+        """Return label embeddings ``[K, label_dim]``, past the cache. Raises LabelError."""
+        texts, groups = split_groups(labels)
+        known = self._prompts.known(texts, groups)
+        others = [label for label in texts if label not in known]
+        known |= dict(zip(others, self._encode(others, groups), strict=True))
+        return np.stack([known[label] for label in texts])
 
     def features(self, texts: Sequence[str]) -> np.ndarray:
         """Return text features ``[P, D]`` (float32, as the tower gives them) of whole prompts."""
-        rows = self.tokenizer(texts)
+        return self._features(self.tokenizer(texts))
+
+    def _cached(self, labels: Sequence[str], groups: Mapping[str, str]) -> dict[str, np.ndarray]:
+        label_of = {_key(label, groups): label for label in labels}
+        shape = (self._bundle.label_dim,)
+        return {
+            label_of[key]: row
+            for key, row in self._cache.get([*label_of]).items()
+            if row.shape == shape and np.isfinite(row).all()  # a damaged row is encoded again
+        }
+
+    def _encode(self, labels: Sequence[str], groups: Mapping[str, str]) -> np.ndarray:
+        if not labels:
+            return np.empty((0, self._bundle.label_dim), dtype=np.float32)
+        features = self._features(self._prompts.token_ids(labels, groups))
+        return self._prompts.merge(features.reshape(len(labels), -1, self._bundle.embed_dim))
+
+    def _features(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         # Texts of like length share a batch, so that little padding is computed.
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         features = np.empty((len(rows), self._bundle.embed_dim), dtype=np.float32)
@@ -112,5 +126,6 @@ class TextEncoder:
         return features
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+def _key(label: str, groups: Mapping[str, str]) -> str:
+    """Under which a label is cached; no label holds a TAB."""
+    return f"{label}\t{groups[label]}" if label in groups else label

@@ -25,6 +25,8 @@ _FORMAT = "ovml-deploy/vocabulary"
 class Vocabulary:
     """Labels and their embeddings ``[K, D]`` (float32), made by one text encoder and prompt pool.
 
+    (D is the bundle's ``label_dim``: a prompt-tuned model has two embeddings a label, in a row.)
+
     With a ``calibration`` (of one engine's logits) the scores of its labels are probabilities.
     Nothing in it can be changed; to change the words, make another one and swap it in.
     """
@@ -95,10 +97,10 @@ class Vocabulary:
                 f"{bundle.model_hash}), whose scores mean something else. Calibrate it again: "
                 f"ovml-deploy vocab calibrate {self.name} --data FOLDER --engine {bundle.path}"
             )
-        if self.embeddings.shape[1] != bundle.embed_dim:
+        if self.embeddings.shape[1] != bundle.label_dim:
             raise VocabularyError(
                 f"The vocabulary {self.name!r} has {self.embeddings.shape[1]} dimensions, the bundle "
-                f"{bundle.embed_dim}."
+                f"{bundle.label_dim}."
             )
 
     def save(self, path: str | Path) -> None:

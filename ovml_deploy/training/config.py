@@ -68,10 +68,10 @@ class PromptTrainConfig:
     """Settings of a run that tunes prompts (arXiv 2403.01209, 2211.12739).
 
     ``shared``, ``grouped``, ``specific``: tokens for all labels, for a group's, for each label's
-    own. ``branches``: both, global or local. ``scale``: the papers' s; ``text_temperature``: their
-    tau for sentences, ``temperature`` the one for images. ``labels_per_step``: how many labels'
-    prompts are encoded in a step. ``val_fraction``: share of the sentences that are held out to
-    choose the epoch by. Raises UsageError.
+    own. ``branches``: both, global or local. ``scale``: the papers' s in training;
+    ``text_temperature``: their tau for sentences, ``temperature`` the one for images.
+    ``labels_per_step``: how many labels' prompts are encoded in a step. ``val_fraction``: share of
+    the sentences that are held out to choose the epoch by. Raises UsageError.
     """
 
     epochs: int = 10

@@ -126,7 +126,7 @@ class PromptTrainer(Trainer):
         """Return the logits ``[B, K]`` of sentences, by branch."""
         features, tokens, real = self.data.features.batch(torch.from_numpy(chosen))
         tokens, real = tokens.to(self.device), real.to(self.device)
-        scale, temperature = self.head.config.scale, self.config.text_temperature
+        scale, temperature = self.config.scale, self.config.text_temperature
         cosines = tokens @ parts.T
         return {
             "global": scale * (features.to(self.device) @ whole.T),

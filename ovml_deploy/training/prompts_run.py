@@ -17,7 +17,7 @@ from ovml_deploy.training.data.text_files import some
 from ovml_deploy.training.devices import choose_device, fork_random
 from ovml_deploy.training.interrupt import RunInterruptedError, StopRequest
 from ovml_deploy.training.knowledge.file import Knowledge, read_knowledge
-from ovml_deploy.training.knowledge.groups import cluster, read_groups, write_groups
+from ovml_deploy.training.knowledge.groups import cluster, read_groups, restrict, write_groups
 from ovml_deploy.training.prompts import PromptTrainer, SentenceData
 from ovml_deploy.training.reporting import Reporter
 from ovml_deploy.training.sentences import encode_sentences
@@ -52,7 +52,7 @@ def train_prompts(
     continued = goes_on(folder, resume)
     known = read_knowledge(knowledge)
     chosen = _choose_labels(known, labels, knowledge)
-    grouped = read_groups(groups, chosen) if groups else _restrict(cluster(known), chosen)
+    grouped = read_groups(groups, chosen) if groups else restrict(cluster(known), chosen)
     around = Surroundings(
         folder, choose_device(config.device), reporter or Reporter(), StopRequest()
     )
@@ -97,7 +97,7 @@ def new_model(
         shared=config.shared,
         grouped=config.grouped,
         specific=config.specific,
-        scale=config.scale,
+        scale=backbone.logit_scale,
         temperature=config.temperature,
         branches=config.branches,
     )
@@ -146,15 +146,3 @@ def _choose_labels(
             f"Make one for these labels: ovml-deploy knowledge {labels}"
         )
     return chosen
-
-
-def _restrict(
-    groups: Mapping[str, Sequence[str]], labels: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
-    """The groups without those categories that are no label."""
-    wanted = set(labels)
-    restricted = {
-        name: tuple(label for label in members if label in wanted)
-        for name, members in groups.items()
-    }
-    return {name: members for name, members in restricted.items() if members}

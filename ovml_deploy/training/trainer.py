@@ -138,7 +138,7 @@ class Trainer(ABC):
     def _evaluate(self) -> tuple[Row, float] | None:
         """Return figures for the log and the score to choose by; None without validation data."""
 
-    def _before_training(self) -> None:
+    def _before_training(self) -> None:  # noqa: B027
         """Do what a new run begins with."""
 
     def _follow_schedule(self, score: float) -> None:

@@ -197,6 +197,7 @@ def test_verify(cli, bundle_copy: Path) -> None:
         ("features", "ok"),
         ("logits", "ok"),
         ("text_features", "ok"),
+        ("label_embeddings", "ok"),
     ]
     with (bundle_copy / "encoder.onnx").open("ab") as file:
         file.write(b"x")

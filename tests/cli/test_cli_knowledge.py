@@ -251,7 +251,7 @@ def test_interrupted_it_waits_for_what_is_on_its_way(
     assert process.stderr
     assert "Stopping." in process.stderr.readline()
     release.set()
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted. 5 answers are kept in" in err
     assert "the same command goes on" in err
@@ -269,7 +269,7 @@ def test_a_second_ctrl_c_waits_for_nothing(server: ChatServer, options) -> None:
     assert process.stderr
     assert "Stopping." in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert len(server.requests) < QUESTIONS
     release.set()

@@ -38,6 +38,29 @@ def test_vocabularies_are_built_listed_shown_and_used(
     assert json.loads(tagged.out)[0]["vocabulary"] == identity
 
 
+def test_a_label_file_may_name_groups(
+    cli, tuned_copy: Path, tiny_bundle: Path, pictures, tmp_path: Path
+) -> None:
+    labels = tmp_path / "yard.txt"
+    labels.write_text("forklift\tthings\ncat\nhard hat\n")
+    done = cli("vocab", "build", labels, "--engine", tuned_copy)
+    assert (done.code, done.err) == (0, "")
+    words = {"forklift": "things", "cat": None, "hard hat": None}
+    identity = Tagger.load(tuned_copy).make_vocabulary(words).id
+    assert done.out.split()[-1] == identity
+    tagged = cli("tag", pictures[0], "--engine", tuned_copy, "--vocab", labels, "--format=json")
+    assert json.loads(tagged.out)[0]["vocabulary"] == identity
+    groups = cli("info", "--engine", tuned_copy).out
+    assert "animals, plants, things" in groups
+    labels.write_text("forklift\tvehicles\n")
+    refused = cli("vocab", "build", labels, "--engine", tuned_copy)
+    assert (refused.code, refused.out) == (1, "")
+    assert "no group 'vehicles'. The groups of this model are: animals, plants" in refused.err
+    refused = cli("tag", pictures[0], "--engine", tiny_bundle, "--vocab", labels)
+    assert refused.code == 1
+    assert "this qks model has no groups" in refused.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

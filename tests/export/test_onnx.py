@@ -57,6 +57,7 @@ def test_every_tower_becomes_a_bundle(
         "features",
         "logits",
         "text_features",
+        "label_embeddings",
     }
     # and the same through files, words and labels
     tagger = Tagger.load(bundle.path)
@@ -164,7 +165,7 @@ def test_an_official_checkpoint_of_a_real_size(tmp_path: Path, layers: int, quer
     done = command("--ckpt", tmp_path / "official.pth", "--backbone", spec.name, "--out", out)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((out / "bundle.json").read_text())
-    assert manifest["dims"] == {"features": queries, "embedding": 512}
+    assert manifest["dims"] == {"features": queries, "embedding": 512, "label": 512}
     assert manifest["head"]["settings"]["layers"] == layers
     assert len(manifest["templates"]) == 85
     require_agreement(manifest)

@@ -144,7 +144,9 @@ def test_every_size_is_measured_and_written_down(tiny_bundle: Path) -> None:
         assert 0 <= figure["relative_error"] <= 1e-5
         assert figure.get("top_labels_equal", True)
     assert any(f["max_error"] > 0 for f in figures), "compared with itself"
-    assert [row["output"] for row in parity["worst"]] == ["features", "logits", "text_features"]
+    assert [row["output"] for row in parity["worst"]] == [
+        *("features", "logits", "text_features", "label_embeddings")
+    ]
 
 
 def test_parity_names_the_worst() -> None:
@@ -182,16 +184,17 @@ def test_the_top_labels_must_be_equal(value: list[list[float]], equal: bool) -> 
     """Also where all are within the tolerance; not where they are as close as rounding."""
     reference = np.array([[9.0, 8.0, 7.0, 6.0, 5.0, 1.0]])
     near, at_one = (1 + 5e-6 * logits for logits in (np.array(value), reference))
-    compared = _compare_logits({}, near, at_one, at_one)
+    compared = _compare_logits("logits", {}, near, at_one, at_one)
     assert compared.relative_error < 5e-5
     assert compared.top_labels_equal == equal
     tied, ties = (1 + 1e-7 * logits for logits in (np.array(value), reference))
-    assert _compare_logits({}, tied, ties, ties).top_labels_equal
+    assert _compare_logits("logits", {}, tied, ties, ties).top_labels_equal
 
 
 def test_a_logit_near_zero_is_judged_by_the_range_of_logits() -> None:
     reach = np.array([[12.0, -9.0, 1e-3]])
-    compared = _compare_logits({"B": 1, "K": 1}, np.array([[1e-3 + 1e-6]]), reach[:, 2:], reach)
+    value = np.array([[1e-3 + 1e-6]])
+    compared = _compare_logits("logits", {"B": 1, "K": 1}, value, reach[:, 2:], reach)
     assert compared.relative_error == pytest.approx(1e-6 / 12, rel=1e-3)
     assert compared.max_error == pytest.approx(1e-6, rel=1e-3)
 

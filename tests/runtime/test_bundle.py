@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from ovml_deploy import assets
 from ovml_deploy.errors import BundleError, OvmlError
 from ovml_deploy.files import sha256_file
 from ovml_deploy.runtime.backends import create_backend
@@ -17,6 +19,7 @@ from ovml_deploy.runtime.bundle import (
     MATCHER,
     TEXT_ENCODER,
     TOKENIZER,
+    TUNED,
     Bundle,
 )
 from ovml_deploy.runtime.selfcheck import verify
@@ -214,6 +217,62 @@ def test_a_wrong_value_is_named(bundle_copy: Path, key: str, value: object, mess
     edit(bundle_copy, lambda m: m.update({key: value}))
     with pytest.raises(BundleError, match=message):
         Bundle.open(bundle_copy)
+
+
+WRONG_TOKENS: list[tuple[dict[str, object], str]] = [
+    ({"first_id": 0}, "learned tokens from id 0"),
+    ({"first_id": "49408"}, "from id '49408'"),
+    ({"first_id": 2**70}, "from id 118"),
+    ({"first_id": True}, "from id True"),
+    ({"lead": -1}, "lead = -1"),
+    ({"lead": 77}, "learned tokens"),
+    ({"shared": 10**12}, "learned tokens"),
+    ({"shared": 1.0}, r"shared = 1\.0"),
+    ({"grouped": None}, "grouped = None"),
+    ({"groups": ["a", "a"]}, "groups of labels: .*repeats"),
+    ({"groups": ["a", ""]}, "groups of labels: .*empty"),
+    ({"groups": ["a", 5]}, "groups of labels: .*5, a int"),
+    ({"groups": ["a", " b"]}, "outer space"),
+    ({"groups": "ab"}, "without a list of groups"),
+    ({"surplus": 1}, "surplus"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG_TOKENS)
+def test_wrong_learned_tokens_are_named(tuned_copy: Path, change, message: str) -> None:
+    edit(tuned_copy, lambda m: m["learned_tokens"].update(change))
+    with pytest.raises(BundleError, match=f"is incomplete .*{message}"):
+        Bundle.open(tuned_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["learned_tokens"].pop("lead"), "lead"),
+        (lambda m: m.update(learned_tokens=[1]), "incomplete"),
+        (lambda m: m.pop("learned_tokens"), "labels of 64 dimensions"),
+        (lambda m: m["dims"].pop("label"), "labels of 32 dimensions"),
+        (lambda m: m["dims"].update(label=0), "dimension below 1"),
+        (lambda m: m["dims"].update(label="x"), "incomplete"),
+        (lambda m: m["files"].pop(TUNED), r"lists no tuned\.safetensors"),
+    ],
+)
+def test_a_prompt_tuned_bundle_must_be_whole(tuned_copy: Path, change, message: str) -> None:
+    edit(tuned_copy, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(tuned_copy)
+
+
+@pytest.mark.skipif(not (assets.MINI / "bundle.json").is_file(), reason="no embedded model here")
+def test_a_bundle_of_an_earlier_release_is_what_it_was() -> None:
+    """The embedded one: no label width, no learned tokens, no golden label embeddings."""
+    bundle = Bundle.open(assets.MINI)
+    assert (bundle.label_dim, bundle.learned_tokens) == (bundle.embed_dim, None)
+    files = [bundle.manifest["files"][name]["sha256"] for name in (TEXT_ENCODER, TOKENIZER)]
+    text = json.dumps([*files, bundle.manifest["text"]], sort_keys=True)
+    assert bundle.text_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert bundle.text_hash == "27e1912bc48bca2c"  # of the text tower, whichever head is on it
+    assert {found.output for found in verify(assets.MINI)} >= {"logits", "text_features"}
 
 
 def test_hashes_name_the_text_encoder_and_the_prompts(bundle_copy: Path) -> None:

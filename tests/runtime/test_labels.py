@@ -4,7 +4,14 @@ import pytest
 
 from ovml_deploy.errors import LabelError
 from ovml_deploy.runtime import labels as labels_module
-from ovml_deploy.runtime.labels import check_labels, read_labels
+from ovml_deploy.runtime.labels import (
+    check_labels,
+    format_grouped_labels,
+    parse_grouped_labels,
+    read_grouped_labels,
+    read_labels,
+    split_groups,
+)
 
 
 def test_labels_keep_their_order_and_lose_outer_space() -> None:
@@ -72,3 +79,34 @@ def test_a_missing_label_file_is_named(tmp_path: Path) -> None:
         read_labels(tmp_path / "absent.txt")
     with pytest.raises(LabelError, match="Is a directory"):
         read_labels(tmp_path)
+
+
+def test_a_line_may_name_a_group(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(b"\xef\xbb\xbfforklift\tvehicle\r\n\r\n hard hat \r\ncat \t pets\t\r\ndog\t\n")
+    expected = {"forklift": "vehicle", "hard hat": None, "cat": "pets", "dog": None}
+    assert read_grouped_labels(path) == expected
+    assert parse_grouped_labels(format_grouped_labels(expected)) == expected
+    with pytest.raises(LabelError, match=r"labels.txt: .*unprintable character '\\t'"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"caf\xe9\ta\n", "not UTF-8"),
+        (b"\n\t\n", "labels.txt: There are no labels"),
+        (b"cat\ta\ncat\tb\n", "labels.txt: Label 2"),
+    ],
+)
+def test_a_bad_file_of_groups_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes(content)
+    with pytest.raises(LabelError, match=message):
+        read_grouped_labels(path)
+
+
+def test_groups_are_taken_from_a_mapping_only() -> None:
+    assert split_groups([" cat", "dog"]) == (("cat", "dog"), {})
+    words = {" cat": " pets ", "dog": None}
+    assert split_groups(words) == (("cat", "dog"), {"cat": "pets"})

@@ -13,6 +13,7 @@ from ovml_deploy.runtime.selfcheck import check_golden, relative_error, verify
 from ovml_deploy.runtime.tagger import Tagger
 
 Arrays = dict[str, np.ndarray]
+OUTPUTS = ["features", "logits", "text_features", "label_embeddings"]
 
 
 def change_golden(folder: Path, change: Callable[[Arrays], object]) -> None:
@@ -29,17 +30,22 @@ def change_golden(folder: Path, change: Callable[[Arrays], object]) -> None:
 
 def test_a_good_bundle_agrees(tiny_bundle: Path) -> None:
     found = verify(tiny_bundle)
-    assert [f.output for f in found] == ["features", "logits", "text_features"]
+    assert [f.output for f in found] == OUTPUTS
     assert all(0 <= f.relative_error < 1e-5 < f.tolerance for f in found)
 
 
-@pytest.mark.parametrize("output", ["features", "logits", "text_features"])
+@pytest.mark.parametrize("output", OUTPUTS)
 def test_an_output_that_is_not_pytorchs_is_refused(bundle_copy: Path, output: str) -> None:
     change_golden(bundle_copy, lambda golden: golden.update({output: golden[output] * 1.001}))
     with pytest.raises(
         DeviceError, match=rf"{output} has a relative error of 1\.0e-03, allowed is"
     ):
         verify(bundle_copy)
+
+
+def test_bundles_of_an_earlier_release_bring_no_label_embeddings(bundle_copy: Path) -> None:
+    change_golden(bundle_copy, lambda golden: [golden.pop(n) for n in ("words", OUTPUTS[-1])])
+    assert [found.output for found in verify(bundle_copy)] == OUTPUTS[:3]
 
 
 @pytest.mark.parametrize("output", ["features", "logits"])

@@ -46,7 +46,7 @@ class TextBundle(Bundle):
             for path in folder.iterdir()
         }
         manifest = {
-            "head": {"normalises_labels": model.head.normalises_labels},
+            "head": {"kind": "qks", "normalises_labels": model.head.normalises_labels},
             "dims": {"embedding": model.backbone.embed_dim},
             "templates": list(model.templates),
             "text": vars(settings),
@@ -62,7 +62,7 @@ def towers(request, make_model, tmp_path_factory):
     models = {kind: make_model(spec, kind) for kind in ("qks", "zero-shot")}
     folder = tmp_path_factory.mktemp(request.param)
     bundles = {"qks": TextBundle.of(models["qks"], folder)}
-    manifest = {**bundles["qks"].manifest, "head": {"normalises_labels": True}}
+    manifest = {**bundles["qks"].manifest, "head": {"kind": "zero-shot", "normalises_labels": True}}
     bundles["zero-shot"] = TextBundle(folder, manifest)
     return request.param, models, bundles
 

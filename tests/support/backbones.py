@@ -12,6 +12,9 @@ _VIT = {"image_size": 32, "patch_size": 8, "width": 64, "head_width": 32, "layer
 _WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "the", "cat", "dog"]
 _WORDS += ["car", "there", "is", "in", "scene", ".", "##s", "##er", "red", "small", "bench"]
 
+#: What the prompt-tuned models are tuned for: labels, and the group of each.
+TUNED = {"cat": "animals", "red car": "things", "dog": "animals", "tree": "plants"}
+
 #: CoCa's image tower, which ends in an attentional pooler.
 POOLER_VISION = {**_VIT, "layers": 1, "attentional_pool": True, "attn_pooler_heads": 2}
 

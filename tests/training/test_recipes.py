@@ -12,7 +12,7 @@ import fire
 import pytest
 
 from ovml_deploy.cli import Commands, main
-from ovml_deploy.cli.train import _TYPES, Train, read_settings
+from ovml_deploy.cli.train import _QKS, Train, read_settings
 from ovml_deploy.commandline import Job
 from ovml_deploy.errors import UsageError
 from ovml_deploy.training.config import TrainConfig
@@ -58,7 +58,7 @@ def test_commands_parse(line: str) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_recipes_are_valid_settings(path: Path) -> None:
-    settings = read_settings(path, OPTIONS, _TYPES)
+    settings = read_settings(path, OPTIONS, _QKS)
     names = {field.name for field in fields(TrainConfig)}
     TrainConfig(**{name: value for name, value in settings.items() if name in names})
     assert (settings["backbone"], settings["pretrained"]) == ("ViT-B-16-quickgelu", "openai")
@@ -70,7 +70,7 @@ def test_recipes_are_the_papers() -> None:
         ("nus-wide", 7, 12, "asl", (3, 5)),
         ("open-images", 8, 22, "bce", (10, 20)),
     ):
-        found = read_settings(ROOT / "recipes" / f"{name}.toml", OPTIONS, _TYPES)
+        found = read_settings(ROOT / "recipes" / f"{name}.toml", OPTIONS, _QKS)
         assert (found["layers"], found["queries"], found["loss"]) == (layers, queries, loss)
         assert (found["lr"], found["weight_decay"], found["batch_size"]) == (1e-5, 1e-4, 64)
         assert found["top_k"] == top_k
@@ -191,10 +191,10 @@ def test_bad_settings_files(
 
 def test_a_settings_file_that_is_absent_or_not_utf8(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.toml.* cannot be read"):
-        read_settings(tmp_path / "absent.toml", OPTIONS, _TYPES)
+        read_settings(tmp_path / "absent.toml", OPTIONS, _QKS)
     (tmp_path / "latin.toml").write_bytes('data = "caf\xe9"'.encode("latin1"))
     with pytest.raises(UsageError, match="cannot be read"):
-        read_settings(tmp_path / "latin.toml", OPTIONS, _TYPES)
+        read_settings(tmp_path / "latin.toml", OPTIONS, _QKS)
 
 
 def test_the_documented_layouts_are_the_tested_ones(official: Path) -> None:

@@ -50,6 +50,18 @@ def cluster(
     return groups
 
 
+def restrict(
+    groups: Mapping[str, Sequence[str]], names: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the groups with those of their categories that are in ``names``, if there are any."""
+    wanted = set(names)
+    restricted = {
+        group: tuple(name for name in members if name in wanted)
+        for group, members in groups.items()
+    }
+    return {group: members for group, members in restricted.items() if members}
+
+
 def write_groups(groups: Mapping[str, Sequence[str]], path: str | Path) -> None:
     """Write groups as JSON, one a line."""
     lines = ",\n".join(

@@ -64,20 +64,13 @@ def llm_knowledge(
     checked = check_categories(names)
     questions = questions or Questions.load()
     endpoint = Endpoint(settings)
-    try:
-        cache = AnswerCache(endpoint.address, settings.model, f"seed {seed}", cache_folder)
-        with StopRequest() as stop:
-            asker = Asker(endpoint, settings, cache, reporter or Reporter(), stop)
-            return _gather(
-                checked,
-                asker,
-                questions,
-                sentences,
-                seed,
-                f"{settings.model} at {endpoint.address}",
-            )
-    finally:
-        endpoint.close()
+    cache = AnswerCache(endpoint.address, settings.model, f"seed {seed}", cache_folder)
+    with StopRequest() as stop:
+        asker = Asker(endpoint, settings, cache, reporter or Reporter(), stop)
+        source = f"{settings.model} at {endpoint.address}"
+        gathered = _gather(checked, asker, questions, sentences, seed, source)
+    endpoint.close()  # not after an interruption: it might wait for what is on its way
+    return gathered
 
 
 def _gather(

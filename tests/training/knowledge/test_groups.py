@@ -7,7 +7,7 @@ import pytest
 
 from ovml_deploy.errors import DataError, UsageError
 from ovml_deploy.training.knowledge.file import Category, Knowledge, Relation, Sentence
-from ovml_deploy.training.knowledge.groups import cluster, read_groups, write_groups
+from ovml_deploy.training.knowledge.groups import cluster, read_groups, restrict, write_groups
 from ovml_deploy.training.knowledge.lexical import lexical_knowledge
 from ovml_deploy.training.wordnet import DATA_FILE, INDEX_FILE
 
@@ -143,3 +143,8 @@ def test_a_group_file_that_is_absent_or_not_text(tmp_path: Path) -> None:
     file.write_bytes(json.dumps({"caf\u00e9": ["cat"]}, ensure_ascii=False).encode("latin1"))
     with pytest.raises(DataError, match="not UTF-8"):
         read_groups(file, ["cat"])
+
+
+def test_groups_of_some_categories_only() -> None:
+    groups = {"pets": ("cat", "dog"), "cars": ("van",)}
+    assert restrict(groups, ["dog", "boat"]) == {"pets": ("dog",)}
