@@ -46,7 +46,7 @@ ZERO_SHOT, POOL = "zero-shot, one prompt", "zero-shot, prompt pool"
 DESCRIBED, BOTH = "zero-shot, descriptions", "zero-shot, pool and descriptions"
 SHARED, HIERARCHICAL = "tuned, shared tokens only (TaI-DPT)", "tuned, hierarchical"
 TEMPERATURES = (5.0, 10.0, 20.0, 40.0, 80.0)
-SETTINGS = PromptTrainConfig(epochs=2, labels_per_step=48)
+SETTINGS = PromptTrainConfig(epochs=3, labels_per_step=48)
 SENTENCES = 8  # a category
 NOISE = 0.2
 FREE_STEPS = 100

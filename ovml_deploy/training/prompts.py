@@ -78,6 +78,7 @@ class PromptTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=0.0)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
         self._order = np.empty(0, dtype=np.int64)
+        self._offsets = {} if config.loss == "ranking" else self._start_offsets()
 
     def _before_training(self) -> None:
         """Measure the words it starts from: they may turn out to be the best."""
@@ -99,7 +100,28 @@ class PromptTrainer(Trainer):
         whole, parts = self._embed(labels)
         logits = self._logits(chosen, whole, parts)
         wanted = torch.from_numpy(targets[:, labels]).to(self.device)
-        return torch.stack([self.loss(logits[branch], wanted) for branch in self._used]).sum()
+        losses = [self.loss(self._as_odds(logits, branch), wanted) for branch in self._used]
+        return torch.stack(losses).sum()
+
+    def _as_odds(self, logits: dict[str, Tensor], branch: str) -> Tensor:
+        """What a classification loss needs and an order loss does not: a scale and an offset."""
+        if self.config.loss == "ranking":
+            return logits[branch]
+        gain = self.model.backbone.logit_scale / self.config.scale
+        return gain * logits[branch] + self._offsets[branch]
+
+    @torch.no_grad()
+    def _start_offsets(self) -> dict[str, float]:
+        """Offsets with which, before training, labels are as likely as they are frequent."""
+        chosen = self.data.train[:_AT_ONCE]
+        labels = np.arange(len(self.prompts) // len(BRANCHES))[:_AT_ONCE]
+        share = float((self.data.targets[chosen][:, labels] == 1).mean())
+        share = min(max(share, 1e-3), 0.5)
+        gain = self.model.backbone.logit_scale / self.config.scale
+        return {
+            branch: math.log(share / (1 - share)) - gain * float(logits.mean())
+            for branch, logits in self._logits(chosen, *self._embed(labels)).items()
+        }
 
     @property
     def _used(self) -> tuple[str, ...]:
