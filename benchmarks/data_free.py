@@ -1,6 +1,6 @@
 """What tuning prompts without images buys, on the pictures of accuracy.py.
 
-    python benchmarks/data_free.py          # after `make mini`; about 15 minutes on 2 cores
+    python benchmarks/data_free.py          # after `make mini`; about 10 minutes on 2 cores
 
 The labels are the withheld words: the text tower's bridge never saw them, nor a synonym or
 definition of them. Prompts are tuned without any image, on sentences that WordNet's knowledge makes
@@ -46,7 +46,7 @@ ZERO_SHOT, POOL = "zero-shot, one prompt", "zero-shot, prompt pool"
 DESCRIBED, BOTH = "zero-shot, descriptions", "zero-shot, pool and descriptions"
 SHARED, HIERARCHICAL = "tuned, shared tokens only (TaI-DPT)", "tuned, hierarchical"
 TEMPERATURES = (5.0, 10.0, 20.0, 40.0, 80.0)
-SETTINGS = PromptTrainConfig(epochs=3, labels_per_step=48)
+SETTINGS = PromptTrainConfig(epochs=2, labels_per_step=48)
 SENTENCES = 8  # a category
 NOISE = 0.2
 FREE_STEPS = 100
