@@ -100,7 +100,7 @@ class Bench:
             around = surroundings(Path(folder))
             torch.manual_seed(settings.seed)
             model = new_model(self.backbone, settings, self.labels, self.groups)
-            PromptTrainer(model, data, settings, around).finish(around, include_backbone=False)
+            PromptTrainer(model, data, settings, around).finish(include_backbone=False)
         assert isinstance(model.head, PromptTunedHead)
         return model.embed_labels(self.labels).clone()
 

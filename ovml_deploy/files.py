@@ -9,6 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+def may_be_written(path: str | os.PathLike[str]) -> bool:
+    """Whether a file can be written there: to be asked before the work whose result it holds."""
+    real = Path(os.path.realpath(path))
+    folder = next(parent for parent in real.parents if parent.exists())
+    return not real.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
+
+
 @contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it into place.

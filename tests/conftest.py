@@ -131,11 +131,8 @@ def _prompt_tuned(backbone: Any) -> Any:
     from ovml_deploy.models.prompt_tuned import PromptConfig, PromptTunedHead
 
     groups = tuple(sorted(set(TUNED.values())))
-    config = PromptConfig(
-        embed_dim=backbone.embed_dim,
-        image_width=backbone.width,
-        text_width=backbone.text.token_embedding.embedding_dim,
-        positions=backbone.positions,
+    config = PromptConfig.for_backbone(
+        backbone,
         labels=tuple(TUNED),
         groups=groups,
         group_of=tuple(groups.index(group) for group in TUNED.values()),

@@ -1,6 +1,5 @@
 """``ovml-deploy knowledge``."""
 
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ from ovml_deploy.commandline import (
     number,
 )
 from ovml_deploy.errors import UsageError
+from ovml_deploy.files import may_be_written
 
 if TYPE_CHECKING:
     from ovml_deploy.training.knowledge.ask import Tally
@@ -129,9 +129,7 @@ def _from_wordnet(labels: str, out: str, sentences: int, seed: int) -> int:
 
 def _check_out(target: Path) -> None:
     """Raise UsageError before answers are paid for that could not be written."""
-    real = Path(os.path.realpath(target))
-    folder = next(parent for parent in real.parents if parent.exists())
-    if real.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not may_be_written(target):
         raise UsageError(
             f"The knowledge cannot be written to {str(target)!r}: that is a folder, or lies in none "
             "that you may write to. Name another place with --out."

@@ -1,6 +1,5 @@
 """``ovml-deploy vocab ...``."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from ovml_deploy import assets, output
 from ovml_deploy.commandline import SOME_FAILED, command, number
 from ovml_deploy.errors import UsageError, VocabularyError
+from ovml_deploy.files import may_be_written
 
 if TYPE_CHECKING:
     from ovml_deploy.pipelines.calibrate import CalibrationReport
@@ -157,9 +157,7 @@ def _check_out(out: str | None) -> None:
 
 def _check_target(target: Path) -> None:
     """Raise VocabularyError before hours of work whose result could not be written."""
-    real = Path(os.path.realpath(target))
-    folder = next(parent for parent in real.parents if parent.exists())
-    if real.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not may_be_written(target):
         raise VocabularyError(
             f"The vocabulary cannot be written to {str(target)!r}: that is a folder, or lies in none "
             "that you may write to. Name another place with --out."

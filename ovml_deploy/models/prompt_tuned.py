@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovml_deploy.errors import CheckpointError, LabelError
+from ovml_deploy.errors import CheckpointError
 from ovml_deploy.models.heads import Head
-from ovml_deploy.runtime.learned_tokens import BRANCHES, LearnedTokens
+from ovml_deploy.runtime.learned_tokens import BRANCHES, LearnedTokens, check_length
 from ovml_deploy.templates import fill
 
 if TYPE_CHECKING:
@@ -68,6 +68,17 @@ class PromptConfig:
             )
         if self.branches not in BRANCH_CHOICES:
             raise ValueError(f"branches {self.branches!r}, which are none of {BRANCH_CHOICES}")
+
+    @classmethod
+    def for_backbone(cls, backbone: "Backbone", **others: Any) -> "PromptConfig":
+        """Return a configuration with the sizes of a backbone."""
+        return cls(
+            embed_dim=backbone.embed_dim,
+            image_width=backbone.width,
+            text_width=backbone.text.token_embedding.embedding_dim,
+            positions=backbone.positions,
+            **others,
+        )
 
 
 class PromptTunedHead(Head):
@@ -192,7 +203,7 @@ class PromptTunedHead(Head):
             for branch in range(len(BRANCHES)):
                 own = () if index is None else self._own_ids(tokens, branch, index)
                 prompts.append(tokens.prompt(name, branch, group, own))
-                _check_length(label, prompts[-1], backbone.text.context_length)
+                check_length(label, prompts[-1], backbone.text.context_length)
         return prompts
 
     def encode_prompts(self, backbone: "Backbone", prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -258,11 +269,3 @@ def local_logits(
     if real is not None:
         weights = weights.masked_fill(~real.unsqueeze(-1), float("-inf"))
     return scale * (torch.softmax(weights, dim=1) * cosines).sum(dim=1)
-
-
-def _check_length(label: str, prompt: Sequence[int], context_length: int) -> None:
-    if len(prompt) > context_length:
-        raise LabelError(
-            f"The prompt of {label!r} has {len(prompt)} tokens, learned ones included; the text tower "
-            f"reads {context_length}. Shorten the label, or tune with fewer tokens."
-        )

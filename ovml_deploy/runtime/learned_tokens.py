@@ -55,3 +55,12 @@ class LearnedTokens:
     @property
     def _branch_rows(self) -> int:
         return self.shared + self.grouped * len(self.groups)
+
+
+def check_length(label: str, prompt: Sequence[int], context_length: int) -> None:
+    """Raise LabelError for a label whose prompt is longer than the text tower reads."""
+    if len(prompt) > context_length:
+        raise LabelError(
+            f"The prompt of {label!r} has {len(prompt)} tokens, learned ones included; the text tower "
+            f"reads {context_length}. Shorten the label, or tune with fewer tokens."
+        )

@@ -7,7 +7,7 @@ import numpy as np
 
 from ovml_deploy.errors import LabelError
 from ovml_deploy.runtime.bundle import Bundle
-from ovml_deploy.runtime.learned_tokens import BRANCHES, LearnedTokens
+from ovml_deploy.runtime.learned_tokens import BRANCHES, LearnedTokens, check_length
 from ovml_deploy.runtime.tuned_labels import TunedLabels
 from ovml_deploy.templates import fill
 
@@ -107,19 +107,12 @@ class LearnedPrompts:
         for label, name in zip(labels, names, strict=True):
             for branch in range(len(BRANCHES)):
                 prompts.append(self._tokens.prompt(name, branch, groups.get(label)))
-                self._check_length(label, prompts[-1])
+                check_length(label, prompts[-1], self._text.context_length)
         return prompts
 
     def merge(self, features: np.ndarray) -> np.ndarray:
         """Return ``[K, 2 * D]``: the unit-norm features of both prompts, in a row."""
         return _unit(features).reshape(len(features), -1)
-
-    def _check_length(self, label: str, prompt: Sequence[int]) -> None:
-        if len(prompt) > self._text.context_length:
-            raise LabelError(
-                f"The prompt of {label!r} has {len(prompt)} tokens, learned ones included; the text "
-                f"encoder reads {self._text.context_length}. Shorten the label."
-            )
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

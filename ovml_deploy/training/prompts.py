@@ -78,6 +78,8 @@ class PromptTrainer(Trainer):
         self.optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=0.0)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
         self._order = np.empty(0, dtype=np.int64)
+        self._every = np.arange(len(head.config.labels))
+        self._gain = model.backbone.logit_scale / config.scale
         self._offsets = {} if config.loss == "ranking" else self._start_offsets()
 
     def _before_training(self) -> None:
@@ -107,19 +109,17 @@ class PromptTrainer(Trainer):
         """What a classification loss needs and an order loss does not: a scale and an offset."""
         if self.config.loss == "ranking":
             return logits[branch]
-        gain = self.model.backbone.logit_scale / self.config.scale
-        return gain * logits[branch] + self._offsets[branch]
+        return self._gain * logits[branch] + self._offsets[branch]
 
     @torch.no_grad()
     def _start_offsets(self) -> dict[str, float]:
         """Offsets with which, before training, labels are as likely as they are frequent."""
         chosen = self.data.train[:_AT_ONCE]
-        labels = np.arange(len(self.prompts) // len(BRANCHES))[:_AT_ONCE]
+        labels = self._every[:_AT_ONCE]
         share = float((self.data.targets[chosen][:, labels] == 1).mean())
         share = min(max(share, 1e-3), 0.5)
-        gain = self.model.backbone.logit_scale / self.config.scale
         return {
-            branch: math.log(share / (1 - share)) - gain * float(logits.mean())
+            branch: math.log(share / (1 - share)) - self._gain * float(logits.mean())
             for branch, logits in self._logits(chosen, *self._embed(labels)).items()
         }
 
@@ -160,7 +160,7 @@ class PromptTrainer(Trainer):
         """mAP of all labels over the sentences that are held out."""
         if not len(self.data.val):
             return None
-        every = np.arange(len(self.prompts) // len(BRANCHES))
+        every = self._every
         embedded = [self._embed(every[i : i + _AT_ONCE]) for i in range(0, len(every), _AT_ONCE)]
         whole, parts = (torch.cat(some) for some in zip(*embedded, strict=True))
         scores = []

@@ -61,7 +61,6 @@ def train_prompts(
     with around.stop, fork_random(around.device):
         model = new_model(loaded, config, chosen, grouped)
         model.backbone.to(around.device)
-        write_groups(grouped, folder / GROUPS)
         try:
             data = read_sentences(model.backbone, known, chosen, config, around)
         except RunInterruptedError:
@@ -70,11 +69,12 @@ def train_prompts(
         trainer = PromptTrainer(model, data, config, around)
         if continued:
             trainer.resume()
+        write_groups(grouped, folder / GROUPS)  # not before a resumed run is known to be the same
         around.reporter.line(
             f"{len(data.train)} sentences to train, {len(data.val)} to validate; {len(chosen)} labels "
             f"in {len(grouped)} groups; {around.device}."
         )
-        return trainer.finish(around, include_backbone)
+        return trainer.finish(include_backbone)
 
 
 def new_model(
@@ -86,11 +86,8 @@ def new_model(
     """Return a model whose prompts start from words. Raises LabelError for an over-long prompt."""
     names = tuple(groups)
     owner = {label: number for number, group in enumerate(names) for label in groups[group]}
-    sizes = PromptConfig(
-        embed_dim=backbone.embed_dim,
-        image_width=backbone.width,
-        text_width=backbone.text.token_embedding.embedding_dim,
-        positions=backbone.positions,
+    sizes = PromptConfig.for_backbone(
+        backbone,
         labels=tuple(labels),
         groups=names,
         group_of=tuple(owner[label] for label in labels),
@@ -138,8 +135,8 @@ def _choose_labels(
 ) -> tuple[str, ...]:
     if labels is None:
         return knowledge.names
-    chosen = read_labels(labels)
-    missing = [label for label in chosen if label not in set(knowledge.names)]
+    chosen, known = read_labels(labels), set(knowledge.names)
+    missing = [label for label in chosen if label not in known]
     if missing:
         raise DataError(
             f"The knowledge file {str(source)!r} is for other categories: it lacks {some(missing)}. "

@@ -122,7 +122,7 @@ def train_qks(
         if continued:
             trainer.resume()
         _introduce(prepared, around)
-        return replace(trainer.finish(around, include_backbone), unreadable=unreadable)
+        return replace(trainer.finish(include_backbone), unreadable=unreadable)
 
 
 @dataclass(frozen=True)

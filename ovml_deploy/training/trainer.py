@@ -117,7 +117,7 @@ class Trainer(ABC):
         labels: Mapping[str, Sequence[str]],
     ) -> None:
         """``steps`` are those of an epoch; ``fingerprint`` names the data, ``labels`` are saved."""
-        self.model, self.settings, self.out = model, config, around.out
+        self.model, self.settings, self.out, self.around = model, config, around.out, around
         self.device, self.reporter, self.stop = around.device, around.reporter, around.stop
         self.steps, self.fingerprint, self.labels = steps, fingerprint, labels
         model.head.to(self.device)
@@ -158,13 +158,15 @@ class Trainer(ABC):
             return False
         return True
 
-    def finish(self, around: Surroundings, include_backbone: bool) -> TrainResult:
+    def finish(self, include_backbone: bool) -> TrainResult:
         """Train to the end, and write the final checkpoint unless a stop was asked for."""
         finished = self.run()
         best = self.position.best_epoch
         metrics = self.position.history[best - 1] if best else {}
         if not finished:
-            around.say_how_to_resume(f"{self.out / LAST} is in epoch {self.position.epoch + 1}.")
+            self.around.say_how_to_resume(
+                f"{self.out / LAST} is in epoch {self.position.epoch + 1}."
+            )
             return TrainResult(None, best, metrics)
         final = self.out / self.final
         self.write_best(include_backbone)

@@ -21,11 +21,8 @@ TOWERS = ["tiny_clip", "tiny_resnet", "tiny_siglip", "tiny_cnn", "tiny_average",
 
 
 def make_head(backbone: Backbone, **changes: Any) -> PromptTunedHead:
-    config = PromptConfig(
-        embed_dim=backbone.embed_dim,
-        image_width=backbone.width,
-        text_width=backbone.text.token_embedding.embedding_dim,
-        positions=backbone.positions,
+    config = PromptConfig.for_backbone(
+        backbone,
         labels=LABELS,
         groups=GROUPS,
         group_of=(0, 0, 1),

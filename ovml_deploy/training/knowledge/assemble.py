@@ -53,13 +53,14 @@ def assemble(
         for name, answer in zip(names, about, strict=True)
     ]
     taken = Mentions(map(Category, names, synonyms))
+    order = {name: row for row, name in enumerate(names)}
     categories = tuple(
         Category(
             name,
             of_name,
             answer.attributes,
             answer.contexts,
-            tuple(other for other in names if other in hierarchy.above(name)),
+            tuple(sorted(hierarchy.above(name), key=order.__getitem__)),
             _kinds(name, answer.kinds, by_name, taken, skipped),
         )
         for name, answer, of_name in zip(names, about, synonyms, strict=True)

@@ -111,11 +111,6 @@ def restore_folder(folder: Path, bundle: Path) -> None:
     """
     backbone = start_folder(folder)
     model = backbone.model
-    hidden = model.text.config.hidden_size
-    inner = (hidden + EMBED_DIM) // 2
-    model.text.proj = nn.Sequential(
-        nn.Linear(hidden, inner, bias=False), nn.GELU(), nn.Linear(inner, EMBED_DIM, bias=False)
-    )
     opened = Bundle.open(bundle)
     for graph, module, prefix in (
         (ENCODER, model.visual.head.proj, "model.backbone.model.visual.head.proj."),
