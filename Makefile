@@ -41,10 +41,11 @@ mini: .venv-dev/mini $(ICONS)  ## rebuild the embedded model
 mini-backbone: .venv-dev/mini  ## the embedded model's PyTorch backbone, to tune prompts on (no photographs)
 	$(DEV)/python -m ovml_deploy.training.mini --only-backbone --out build/mini
 
-accuracy: .venv-dev/mini $(ICONS)  ## how good it is: the tables of docs/accuracy.md and docs/data-free.md (after 'make mini')
+accuracy: .venv-dev/mini $(ICONS)  ## how good it is: the tables of docs/accuracy.md and others (after 'make mini')
 	$(DEV)/python benchmarks/accuracy.py --write docs/accuracy.md
 	$(DEV)/python benchmarks/ablations.py --write docs/accuracy.md
 	$(DEV)/python benchmarks/data_free.py --write docs/data-free.md
+	$(DEV)/python benchmarks/precision.py --write docs/precision.md --record
 
 .venv-dev/mini: .venv-dev/ready
 	UV_NO_PROGRESS=1 $(UV) pip install -q --python $(DEV)/python -c constraints.txt -e '.[mini]'
@@ -61,7 +62,7 @@ clean:
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(RUN)/python -m pip install -q --disable-pip-version-check uv
-	$(UV) pip install -q --python $(RUN)/python -c constraints.txt -e .
+	$(UV) pip install -q --python $(RUN)/python -c constraints.txt -e '.[cpu]'
 	touch $@
 
 .venv-dev/ready: .venv/ready

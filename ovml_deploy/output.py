@@ -4,10 +4,13 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovml_deploy.errors import UsageError
 from ovml_deploy.runtime.results import TagResult
+
+if TYPE_CHECKING:
+    from ovml_deploy.runtime.engine import Engine
 
 FORMATS = ("table", "json", "csv")
 
@@ -32,12 +35,14 @@ def print_results(results: Iterable[TagResult], form: str) -> int:
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a small table for people."""
+    """Print a small table for people; ``columns``: their titles, which may all be empty."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, show_header=any(columns)
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -55,6 +60,12 @@ def with_progress(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     from rich.progress import track
 
     yield from track(items, what, total, console=Console(stderr=True), transient=True)
+
+
+def show_engine(engine: "Engine") -> None:
+    """Say what runs, on a terminal. (What was passed over is logged as a warning.)"""
+    if sys.stderr.isatty():
+        print(f"runs on: {engine.backend.description}", file=sys.stderr, flush=True)
 
 
 def show_encoding(done: int, total: int) -> None:

@@ -88,10 +88,11 @@ def photos() -> list[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests out of the user's label cache."""
+def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's caches, and on the device that every machine has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OVML_DEVICE", "cpu")
         yield
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovml_deploy import __version__, assets, output
+from ovml_deploy.cli.doctor import doctor_command
 from ovml_deploy.cli.evaluate import evaluate_command
 from ovml_deploy.cli.knowledge import knowledge_command
 from ovml_deploy.cli.train import Train
+from ovml_deploy.cli.verify import verify_command
 from ovml_deploy.cli.vocab import Vocab
 from ovml_deploy.commandline import SOME_FAILED, command, count, number, run
 from ovml_deploy.errors import UsageError
@@ -37,6 +39,7 @@ class Commands:
         top_k: int = 5,
         threshold: float | None = None,
         device: str = "auto",
+        precision: str = "auto",
         format: str = "table",
         batch_size: int = 8,
     ) -> int:
@@ -50,7 +53,8 @@ class Commands:
             top_k: at most so many tags an image
             threshold: only tags with at least this score; default: a calibrated vocabulary's own,
                 so an image may get none (0 shows all top_k), and otherwise no threshold
-            device: auto, or one that 'ovml-deploy doctor' lists
+            device: auto, cpu, openvino, cuda, tensorrt, or a .plan file; only auto chooses by itself
+            precision: auto (the fastest the device has), or fp32, bf16, fp16, int8
             format: table, json or csv
             batch_size: images encoded at once
         """
@@ -62,7 +66,8 @@ class Commands:
             raise UsageError("Give --vocab or --labels, not both.")
         images = find_images(photos)
         words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
-        tagger = Tagger.load(engine, device, words, output.show_encoding)
+        tagger = Tagger.load(engine, device, words, output.show_encoding, precision)
+        output.show_engine(tagger.engine)
         results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size)
         shown = output.with_progress(results, len(images), "tagging")
         return SOME_FAILED if output.print_results(shown, format) else 0
@@ -102,49 +107,25 @@ class Commands:
         print(f"\nThe photographs with their tags: {out}")
 
     @command()
-    def verify(self, engine: str = str(assets.MINI), device: str = "auto") -> None:
-        """Run a bundle's golden inputs on this machine and compare with PyTorch.
-
-        Args:
-            engine: the bundle
-            device: auto, or one that 'ovml-deploy doctor' lists
-        """
-        from ovml_deploy.runtime.selfcheck import verify
-
-        rows = [
-            (found.output, f"{found.relative_error:.1e}", f"{found.tolerance:.0e}", "ok")
-            for found in verify(engine, device)
-        ]
-        output.print_rows("", ("output", "relative error", "allowed", ""), rows)
-
-    @command()
     def info(self, engine: str = str(assets.MINI)) -> None:
         """Describe a bundle.
 
         Args:
             engine: the bundle
         """
-        from ovml_deploy.runtime.doctor import describe_bundle
+        from ovml_deploy.runtime.describe import describe_bundle
 
         output.print_rows("", ("", ""), describe_bundle(engine))
-
-    @command()
-    def doctor(self) -> int:
-        """Show what is installed, which devices there are, and what is wrong."""
-        from ovml_deploy.runtime.doctor import examine
-
-        findings = examine()
-        mark = {True: "ok", False: "WRONG", None: ""}
-        output.print_rows("", ("", "", ""), [(f.what, f.value, mark[f.good]) for f in findings])
-        return 1 if any(f.good is False for f in findings) else 0
 
     @command()
     def version(self) -> None:
         """Print the version."""
         print(__version__)
 
+    doctor = staticmethod(doctor_command)
     evaluate = staticmethod(evaluate_command)
     knowledge = staticmethod(knowledge_command)
+    verify = staticmethod(verify_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ def evaluate_command(
     seen: str | None = None,
     top_k: tuple[int, ...] = (3, 5),
     device: str = "auto",
+    precision: str = "auto",
     resamples: int = 200,
     batch_size: int = 8,
     json: bool = False,
@@ -37,7 +38,8 @@ def evaluate_command(
         unseen: a text file of labels that were kept out of training, for ZSL and GZSL figures
         seen: a text file of those that were trained on; default: the data's other labels
         top_k: precision, recall and F1 at these numbers of tags
-        device: auto, or one that 'ovml-deploy doctor' lists
+        device: auto, cpu, openvino, cuda, tensorrt, or a .plan file
+        precision: auto (the fastest the device has), or fp32, bf16, fp16, int8
         resamples: drawings of the images for the 95% bootstrap intervals
         batch_size: images encoded at once
         json: print JSON instead of a table
@@ -56,7 +58,7 @@ def evaluate_command(
     dataset = read_dataset(data, images)
     held_back, wanted = read_unseen(unseen) if unseen else (), read_seen(seen) if seen else None
     split = make_split(dataset, None, held_back, wanted)
-    tagger = Tagger.load(engine, device)
+    tagger = Tagger.load(engine, device, precision=precision)
     report = evaluate_bundle(
         tagger,
         dataset,

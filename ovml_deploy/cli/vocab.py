@@ -37,12 +37,11 @@ class Vocab:
             engine: the bundle whose text encoder and prompts are used
             name: what to call it; default: the label file's name
             out: the .safetensors file to write; default: vocabularies/NAME in the bundle
-            device: auto, or one that 'ovml-deploy doctor' lists
+            device: auto, cpu, openvino, cuda, tensorrt, or a .plan file
         """
-        from ovml_deploy.runtime.backends import create_backend
         from ovml_deploy.runtime.bundle import VOCABULARIES, Bundle
+        from ovml_deploy.runtime.engine import open_text_encoder
         from ovml_deploy.runtime.labels import read_grouped_labels
-        from ovml_deploy.runtime.text_encoder import TextEncoder
 
         bundle = Bundle.open(engine)
         name = name or Path(labels).stem
@@ -52,7 +51,7 @@ class Vocab:
         target = Path(out) if out else bundle.inside(f"{VOCABULARIES}/{name}.safetensors")
         _check_target(target)
         words = read_grouped_labels(labels)
-        encoder = TextEncoder(bundle, create_backend(device))
+        encoder = open_text_encoder(engine, device)
         vocabulary = encoder.vocabulary(words, name, output.show_encoding)
         vocabulary.save(target)
         print(f"{target}: {len(vocabulary):,} labels, id {vocabulary.id}")
@@ -114,7 +113,7 @@ class Vocab:
             engine: the bundle whose scores are calibrated
             precision: the share of tags that must be right; default: each more likely than not
             out: the .safetensors file to write; default: the vocabulary itself
-            device: auto, or one that 'ovml-deploy doctor' lists
+            device: auto, cpu, openvino, cuda, tensorrt, or a .plan file
         """
         import numpy as np
 
@@ -129,7 +128,7 @@ class Vocab:
         words = replace(words, calibration=None)  # an older one may be of another model
         target = Path(out) if out else own_file
         _check_target(target)
-        paths, labelled = _read_data(data, images)
+        paths, labelled = read_data(data, images)
         work.check_size(len(paths), len(words))
         targets, strange = targets_for(labelled, words.labels)
         tagger = Tagger.load(engine, device, words)
@@ -174,7 +173,8 @@ def _open(vocabulary: str, engine: str) -> "tuple[Vocabulary, Path]":
     return Vocabulary.load(file), file
 
 
-def _read_data(data: str, images: str | None) -> "tuple[Sequence[str], Labelled]":
+def read_data(data: str, images: str | None) -> "tuple[Sequence[str], Labelled]":
+    """Return the paths of labelled images and what is known of them. Raises DataError, UsageError."""
     if Path(data).is_dir():
         from ovml_deploy.pipelines.labelled_images import read_labelled_folder
 

@@ -12,6 +12,7 @@ from ovml_deploy.errors import BundleError, LabelError
 from ovml_deploy.files import sha256_file
 from ovml_deploy.runtime.labels import check_labels
 from ovml_deploy.runtime.learned_tokens import BRANCHES, LearnedTokens
+from ovml_deploy.runtime.precision import TOLERANCE
 from ovml_deploy.runtime.preprocessing import Preprocessing
 
 FORMAT = "ovml-deploy/bundle"
@@ -23,6 +24,7 @@ MATCHER = "matcher.onnx"
 TEXT_ENCODER = "text_encoder.onnx"
 TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.safetensors"
+PICTURES = "pictures.safetensors"
 TUNED = "tuned.safetensors"
 VOCABULARIES = "vocabularies"
 
@@ -89,6 +91,16 @@ class Bundle:
     def activation(self) -> str:
         """What turns logits into scores: "sigmoid" or "softmax"."""
         return str(self.manifest["head"]["activation"])
+
+    @property
+    def precision(self) -> str:
+        """Of the encoder's products: "fp32", "fp16", "bf16" or "int8"."""
+        return str(self.manifest.get("precision", "fp32"))
+
+    @property
+    def failed_gate(self) -> Mapping[str, str]:
+        """Precisions in which the model does not keep its tags, wherever it runs, and why."""
+        return dict(self.manifest.get("failed_gate", {}))
 
     @property
     def normalises_labels(self) -> bool:
@@ -222,6 +234,8 @@ class Bundle:
 
     def _check_values(self) -> None:
         _require(self.activation in ("sigmoid", "softmax"), f"activation {self.activation!r}")
+        _require(self.precision in TOLERANCE, f"precision {self.precision!r}")
+        _ = self.failed_gate
         dims = (self.embed_dim, self.features_per_image, self.label_dim)
         _require(min(dims) > 0, "a dimension below 1")
         templates = self.manifest["templates"]

@@ -1,101 +1,188 @@
-"""Looks at this machine and at bundles, for people who wonder what is wrong."""
+"""Looks at this machine, at what is installed, and at how a bundle runs on every device here."""
 
 import os
-import platform
-import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ovml_deploy import __version__, assets
-from ovml_deploy.errors import OvmlError
-from ovml_deploy.runtime.backends import available_devices, create_backend
-from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.errors import BundleError, OvmlError
+from ovml_deploy.runtime.backends import AUTO, DEVICES, PLAN, precisions_of, why_missing
+from ovml_deploy.runtime.bundle import ENCODER, MATCHER, TEXT_ENCODER, Bundle
+from ovml_deploy.runtime.cpu import cpu_features, cpu_name
+from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.gpus import Driver, find_driver, no_gpu
 from ovml_deploy.runtime.label_cache import cache_folder
-from ovml_deploy.runtime.selfcheck import verify
-from ovml_deploy.runtime.threads import available_cpus
-from ovml_deploy.runtime.tuned_labels import TunedLabels
+from ovml_deploy.runtime.plans import Plan, find_plans
+from ovml_deploy.runtime.threads import allowed_cpus, available_cpus, cpu_quota
 
-_REQUIRED = ("numpy", "pillow", "onnxruntime", "tokenizers", "safetensors", "ftfy", "fire", "rich")
-_GROUPS_SHOWN = 12
-_OPTIONAL = ("torch", "open_clip_torch", "onnx", "onnxscript", "transformers", "timm")
+NEEDED = ("numpy", "pillow", "tokenizers", "safetensors", "ftfy", "fire", "rich")
+ENGINES = (
+    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt-rtx-cu13", "tensorrt-cu13", "cuda-bindings"),
+)
+PYTORCH = ("torch", "open_clip_torch", "onnx", "onnxscript", "transformers", "timm", "nncf")
+
+_GRAPHS = (ENCODER, MATCHER, TEXT_ENCODER)
+_ON_GPU = ("cuda", "tensorrt")
+_SLOW_TO_START = {"tensorrt": "it builds engines for minutes at its first start"}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``good`` is None where there is nothing to judge."""
+class Machine:
+    """What this machine has, and how much of it this process may use.
 
-    what: str
-    value: str
-    good: bool | None = None
+    ``allowed``: CPUs of the affinity mask; ``quota``: of the cgroup, in CPUs; ``memory``: bytes;
+    ``no_gpu``: why no GPU can be used; ``ovml_device``: what the environment chooses.
+    """
 
-
-def examine() -> list[Finding]:
-    """Return what is installed, which devices work, and what is wrong."""
-    return [*_versions(), *_machine(), *_devices()]
-
-
-def describe_bundle(engine: str | Path) -> list[tuple[str, str]]:
-    """Return what a bundle is, as pairs of name and value. Raises BundleError."""
-    bundle = Bundle.open(engine)
-    manifest = bundle.manifest
-    size = sum(file["bytes"] for file in manifest["files"].values())
-    height, width = bundle.preprocessing.size
-    rows = [
-        ("bundle", str(bundle.path)),
-        ("head", f"{bundle.head} ({_settings(manifest['head']['settings'])})"),
-        ("backbone", " ".join(str(v) for v in manifest["backbone"].values() if v)),
-        ("image", f"{height}x{width}, {bundle.preprocessing.resize_mode}"),
-        ("features", f"{bundle.features_per_image} x {bundle.embed_dim}"),
-        ("prompts", f"{len(bundle.templates)}, hash {bundle.prompt_hash}"),
-        *_tuned(bundle),
-        ("text encoder", f"hash {bundle.text_hash}"),
-        ("vocabularies", ", ".join(bundle.vocabulary_names()) or "none"),
-        ("size", f"{size / 1e6:.1f} MB"),
-    ]
-    for row in manifest["parity"]["worst"]:
-        rows.append((f"parity of {row['output']}", f"relative error {row['relative_error']:.1e}"))
-    tools = ", ".join(f"{name} {number}" for name, number in manifest["tools"].items())
-    return [*rows, ("made with", tools)]
+    cpu: str
+    features: list[str]
+    cpus: int
+    allowed: int
+    quota: float | None
+    threads: int
+    memory: int
+    driver: Driver | None
+    no_gpu: str | None
+    cache: str
+    cache_writable: bool
+    ovml_device: str | None
 
 
-def _tuned(bundle: Bundle) -> Iterator[tuple[str, str]]:
-    tokens = bundle.learned_tokens
-    if tokens is not None:
-        yield "tuned labels", f"{len(TunedLabels.read(bundle).group_of):,}"
-        some = ", ".join(tokens.groups[:_GROUPS_SHOWN])
-        more = len(tokens.groups) - _GROUPS_SHOWN
-        yield "groups", f"{some} and {more:,} more" if more > 0 else some or "none"
+@dataclass(frozen=True)
+class Trial:
+    """A bundle on one device (or plan) in one precision.
+
+    ``errors``: relative to PyTorch, by output; ``placement``: nodes by what runs them, by graph;
+    ``seconds``: to load it and run the golden inputs. ``refused``: why it does not run, then the
+    rest is empty; ``broken``: whether files are to blame for that.
+    """
+
+    device: str
+    precision: str
+    description: str = ""
+    seconds: float = 0.0
+    errors: Mapping[str, float] | None = None
+    placement: Mapping[str, Mapping[str, int]] | None = None
+    refused: str | None = None
+    broken: bool = False
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("ovml-deploy", __version__)
-    yield Finding("Python", platform.python_version(), sys.version_info >= (3, 11))
-    for name in _REQUIRED:
-        yield Finding(name, _version(name) or "missing", _version(name) is not None)
-    for name in _OPTIONAL:
-        yield Finding(name, _version(name) or "not installed (only needed to train and export)")
+@dataclass(frozen=True)
+class Choice:
+    """What runs where no device is named. ``fault``: why nothing does."""
+
+    description: str = ""
+    passed_over: tuple[str, ...] = ()
+    fault: str | None = None
 
 
-def _machine() -> Iterator[Finding]:
-    yield Finding(
-        "machine", f"{platform.machine()}, {os.cpu_count()} CPUs, {available_cpus()} usable"
+@dataclass(frozen=True)
+class Report:
+    """All that was found.
+
+    ``versions``: None for a package that is not installed; ``precision``: of the bundle;
+    ``untried``: why devices were not tried; ``plans``: what is in each plan beside the bundle.
+    """
+
+    versions: Mapping[str, str | None]
+    machine: Machine
+    bundle: str
+    precision: str | None
+    untried: Mapping[str, str]
+    trials: tuple[Trial, ...]
+    plans: Mapping[str, str]
+    auto: Choice
+
+
+def examine(engine: str | Path) -> Report:
+    """Return what is installed and how a bundle runs on each device of this machine."""
+    machine = _machine()
+    untried = {device: _why_untried(device, machine.no_gpu) for device in DEVICES}
+    trials: list[Trial] = []
+    plans: list[Plan] = []
+    precision = None
+    try:
+        bundle = Bundle.open(engine)
+        precision = bundle.precision
+        for device in [device for device in DEVICES if untried[device] is None]:
+            trials += [_try(bundle, device, some) for some in precisions_of(device, precision)]
+        plans = find_plans(bundle.path)
+        trials += [_try_plan(bundle, plan) for plan in plans]
+        auto = _choose(engine)
+    except OvmlError as error:
+        auto = Choice(fault=str(error))
+    return Report(
+        versions={name: _version(name) for name in (*NEEDED, *ENGINES, *PYTORCH)},
+        machine=machine,
+        bundle=str(engine),
+        precision=precision,
+        untried={device: why for device, why in untried.items() if why is not None},
+        trials=tuple(trials),
+        plans={str(plan.path): plan.summary() for plan in plans},
+        auto=auto,
     )
-    folder = cache_folder()
-    parent = next(p for p in (folder, *folder.parents) if p.exists())
-    writable = os.access(parent, os.W_OK)
-    yield Finding("label cache", f"{folder}{'' if writable else ' (not writable)'}", writable)
 
 
-def _devices() -> Iterator[Finding]:
-    for device in available_devices():
-        yield Finding(f"device {device}", create_backend(device).description)
-        try:
-            worst = max(found.relative_error for found in verify(assets.MINI, device))
-            yield Finding("  embedded model", f"relative error {worst:.1e} against PyTorch", True)
-        except OvmlError as error:
-            yield Finding("  embedded model", str(error), False)
+def _why_untried(device: str, no_gpu: str | None) -> str | None:
+    reason = why_missing(device)
+    if reason is None:
+        return _SLOW_TO_START.get(device)
+    if device in _ON_GPU and no_gpu is not None and no_gpu not in reason:
+        return f"{no_gpu}, and {reason}"  # so that nobody installs it for nothing
+    return reason
+
+
+def _machine() -> Machine:
+    cache = cache_folder()
+    parent = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    return Machine(
+        cpu=cpu_name(),
+        features=cpu_features(),
+        cpus=os.cpu_count() or 1,
+        allowed=allowed_cpus(),
+        quota=cpu_quota(),
+        threads=available_cpus(),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        driver=find_driver(),
+        no_gpu=no_gpu(),
+        cache=str(cache),
+        cache_writable=os.access(parent, os.W_OK),
+        ovml_device=os.environ.get("OVML_DEVICE") or None,
+    )
+
+
+def _try_plan(bundle: Bundle, plan: Plan) -> Trial:
+    try:
+        plan.check_bundle(bundle)  # which needs no GPU
+    except BundleError as error:
+        return Trial(str(plan.path), plan.precision, refused=str(error), broken=True)
+    return _try(bundle, str(plan.path), plan.precision)
+
+
+def _try(bundle: Bundle, device: str, precision: str) -> Trial:
+    start = time.perf_counter()
+    try:
+        engine = Engine.open(bundle.path, device, AUTO if device.endswith(PLAN) else precision)
+        errors = {found.output: found.relative_error for found in engine.check()}
+        seconds = time.perf_counter() - start
+        placement = {
+            Path(name).stem: engine.backend.load(bundle, name, exact=name != ENCODER).placement()
+            for name in _GRAPHS
+        }
+    except OvmlError as error:
+        broken = isinstance(error, BundleError)
+        return Trial(device, precision, refused=str(error), broken=broken)
+    except Exception as error:  # whatever a broken installation raises is what we are here to tell
+        return Trial(device, precision, refused=f"{type(error).__name__}: {error}")
+    return Trial(device, precision, engine.backend.description, seconds, errors, placement)
+
+
+def _choose(engine: str | Path) -> Choice:
+    chosen = Engine.open(engine)
+    return Choice(chosen.backend.description, tuple(chosen.refused))
 
 
 def _version(package: str) -> str | None:
@@ -103,7 +190,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _settings(settings: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())

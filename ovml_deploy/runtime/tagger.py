@@ -3,19 +3,18 @@
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from threading import Lock
 from typing import cast
 
 import numpy as np
 
 from ovml_deploy.errors import ImageError, UsageError, VocabularyError
-from ovml_deploy.runtime.backends import AUTO, Backend, Graph, create_backend
-from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
+from ovml_deploy.runtime.backends import AUTO, Array, Backend
+from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.images import ImageSource, describe, open_image
 from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels
 from ovml_deploy.runtime.read_ahead import batches, read_ahead
 from ovml_deploy.runtime.results import TagResult, select_tags
-from ovml_deploy.runtime.selfcheck import check_golden
 from ovml_deploy.runtime.text_encoder import Progress, TextEncoder
 from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 
@@ -24,8 +23,8 @@ from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 #: the bundle.
 VocabularySource = Vocabulary | LabelSource | str | Path
 
-_SELF_CHECK_IMAGES = 2
 _IMAGES_AT_ONCE = 8
+_NOTHING = np.empty(0, dtype=np.float32)
 
 
 class Tagger:
@@ -35,14 +34,9 @@ class Tagger:
     whose id it carries, however often the vocabulary is swapped meanwhile.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, encoder: Graph, matcher: Graph) -> None:
+    def __init__(self, engine: Engine) -> None:
         """Use :meth:`load`."""
-        self.bundle = bundle
-        self.backend = backend
-        self._encoder = encoder
-        self._matcher = matcher
-        self._text_encoder: TextEncoder | None = None
-        self._text_lock = Lock()
+        self.engine = engine
         self._vocabulary: Vocabulary | None = None
 
     @classmethod
@@ -52,23 +46,32 @@ class Tagger:
         device: str = AUTO,
         vocabulary: VocabularySource | None = None,
         progress: Progress | None = None,
+        precision: str = AUTO,
+        cuda_graphs: Sequence[int] = (),
     ) -> "Tagger":
         """Open a bundle on a device, check it on the golden inputs, and choose a vocabulary.
 
-        ``engine``: a bundle folder or a file in one. Without ``vocabulary`` the bundle's default is
-        used, if it has one. Raises BundleError, DeviceError, VocabularyError, LabelError.
+        ``engine``: a bundle folder or a file in one; ``device``, ``precision``, ``cuda_graphs``: as for
+        :meth:`Engine.open`. Without ``vocabulary`` the bundle's default is used, if it has one.
+        Raises BundleError, DeviceError, VocabularyError, LabelError.
         """
-        bundle = Bundle.open(engine)
-        backend = create_backend(device)
-        encoder = backend.load(bundle.file(ENCODER))
-        matcher = backend.load(bundle.file(MATCHER))
-        check_golden(bundle, backend, encoder, matcher, _SELF_CHECK_IMAGES)
-        tagger = cls(bundle, backend, encoder, matcher)
+        tagger = cls(Engine.open(engine, device, precision, cuda_graphs))
+        default = tagger.bundle.default_vocabulary
         if vocabulary is not None:
             tagger.use_vocabulary(vocabulary, progress)
-        elif bundle.default_vocabulary is not None:
-            tagger.use_vocabulary(load_named(bundle, bundle.default_vocabulary))
+        elif default is not None:
+            tagger.use_vocabulary(load_named(tagger.bundle, default))
         return tagger
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle it tags with."""
+        return self.engine.bundle
+
+    @property
+    def backend(self) -> Backend:
+        """What runs it."""
+        return self.engine.backend
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -83,10 +86,7 @@ class Tagger:
     @property
     def text_encoder(self) -> TextEncoder:
         """The text encoder, loaded when first needed."""
-        with self._text_lock:
-            if self._text_encoder is None:
-                self._text_encoder = TextEncoder(self.bundle, self.backend)
-            return self._text_encoder
+        return self.engine.text_encoder
 
     def use_vocabulary(
         self, source: VocabularySource, progress: Progress | None = None
@@ -97,6 +97,7 @@ class Tagger:
         """
         vocabulary = self.make_vocabulary(source, progress)
         vocabulary.check_fits(self.bundle)
+        self.engine.prepare(vocabulary)
         self._vocabulary = vocabulary
         return vocabulary
 
@@ -130,7 +131,7 @@ class Tagger:
         """
         _check_selection(top_k, threshold)
         chosen = self._choose(vocabulary)
-        features = self._encode([self._pixels(image)])
+        features = self.engine.encode(self._pixels(image)[None])
         return self._tags([describe(image)], features, chosen, top_k, threshold)[0]
 
     def tag_many(
@@ -161,7 +162,8 @@ class Tagger:
         shape = (0, self.bundle.features_per_image, self.bundle.embed_dim)
         features = [np.empty(shape, dtype=np.float32)]
         for batch in batches(several, _IMAGES_AT_ONCE):
-            features.append(self._encode([self._pixels(image) for image in batch]))
+            pixels = np.stack([self._pixels(image) for image in batch])
+            features.append(np.asarray(self.engine.encode(pixels)))
         return np.concatenate(features)
 
     def encode_many(
@@ -176,65 +178,6 @@ class Tagger:
 
     def match(self, features: np.ndarray, vocabulary: Vocabulary | None = None) -> np.ndarray:
         """Return logits ``[B, K]`` of features ``[B, M, D]`` (or ``[M, D]`` of one image)."""
-        return self._match(features, self._choose(vocabulary))[0]
-
-    def _tag_many(
-        self,
-        images: Iterable[ImageSource],
-        top_k: int | None,
-        threshold: float | None,
-        vocabulary: Vocabulary | None,
-        batch_size: int,
-    ) -> Iterator[TagResult]:
-        with closing(self._encode_many(images, batch_size)) as encoded:
-            for batch in batches(encoded, batch_size):
-                chosen = self._choose(vocabulary)
-                names, features = _good(batch)
-                tagged = iter(self._tags(names, features, chosen, top_k, threshold))
-                for name, found in batch:
-                    if isinstance(found, ImageError):
-                        yield TagResult(name, (), chosen.id, str(found))
-                    else:
-                        yield next(tagged)
-
-    def _encode_many(
-        self, images: Iterable[ImageSource], batch_size: int
-    ) -> Generator[tuple[str, np.ndarray | ImageError], None, None]:
-        with closing(read_ahead(images, self._pixels, 2 * batch_size)) as decoded:
-            for batch in batches(decoded, batch_size):
-                pixels = _good(batch)[1]
-                features = iter(self._encode(pixels) if pixels else ())
-                for name, found in batch:
-                    yield name, found if isinstance(found, ImageError) else next(features)
-
-    def _pixels(self, image: ImageSource) -> np.ndarray:
-        return self.bundle.preprocessing(open_image(image))
-
-    def _tags(
-        self,
-        names: Sequence[str],
-        features: Sequence[np.ndarray] | np.ndarray,
-        vocabulary: Vocabulary,
-        top_k: int | None,
-        threshold: float | None,
-    ) -> list[TagResult]:
-        if not names:
-            return []
-        logits, winners = self._match(np.asarray(features), vocabulary)
-        activation = self.bundle.activation
-        return [
-            TagResult(
-                name,
-                select_tags(row, won, vocabulary, activation, top_k, threshold),
-                vocabulary.id,
-            )
-            for name, row, won in zip(names, logits, winners, strict=True)
-        ]
-
-    def _encode(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        return self._encoder({"pixels": np.stack(pixels)})["features"]
-
-    def _match(self, features: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
         features = np.asarray(features, dtype=np.float32)
         if features.ndim == 2:
             features = features[None]
@@ -244,8 +187,67 @@ class Tagger:
                 f"Features must be [B, {expected[0]}, {expected[1]}]; these are "
                 f"{list(features.shape)}."
             )
-        outputs = self._matcher({"features": features, "labels": vocabulary.embeddings})
-        return outputs["logits"], outputs["winners"]
+        return self.engine.match(features, self._choose(vocabulary))[0]
+
+    def _tag_many(
+        self,
+        images: Iterable[ImageSource],
+        top_k: int | None,
+        threshold: float | None,
+        vocabulary: Vocabulary | None,
+        batch_size: int,
+    ) -> Iterator[TagResult]:
+        for batch, names, features in self._batches(images, batch_size):
+            chosen = self._choose(vocabulary)
+            tagged = iter(self._tags(names, features, chosen, top_k, threshold))
+            for name, found in batch:
+                if isinstance(found, ImageError):
+                    yield TagResult(name, (), chosen.id, str(found))
+                else:
+                    yield next(tagged)
+
+    def _encode_many(
+        self, images: Iterable[ImageSource], batch_size: int
+    ) -> Generator[tuple[str, np.ndarray | ImageError], None, None]:
+        for batch, _, features in self._batches(images, batch_size):
+            rows = iter(np.asarray(features))
+            for name, found in batch:
+                yield name, found if isinstance(found, ImageError) else next(rows)
+
+    def _batches(
+        self, images: Iterable[ImageSource], batch_size: int
+    ) -> Iterator[tuple[list[tuple[str, np.ndarray | ImageError]], list[str], Array]]:
+        """Yield batches of decoded images with the names and features of their good ones."""
+        with closing(read_ahead(images, self._pixels, 2 * batch_size)) as decoded:
+            for batch in batches(decoded, batch_size):
+                good = [(n, pixels) for n, pixels in batch if isinstance(pixels, np.ndarray)]
+                names = [name for name, _ in good]
+                pixels = [pixels for _, pixels in good]
+                yield batch, names, self.engine.encode(np.stack(pixels)) if good else _NOTHING
+
+    def _pixels(self, image: ImageSource) -> np.ndarray:
+        return self.bundle.preprocessing(open_image(image))
+
+    def _tags(
+        self,
+        names: Sequence[str],
+        features: Array,
+        vocabulary: Vocabulary,
+        top_k: int | None,
+        threshold: float | None,
+    ) -> list[TagResult]:
+        if not names:
+            return []
+        logits, winners = self.engine.match(features, vocabulary)
+        activation = self.bundle.activation
+        return [
+            TagResult(
+                name,
+                select_tags(row, won, vocabulary, activation, top_k, threshold),
+                vocabulary.id,
+            )
+            for name, row, won in zip(names, logits, winners, strict=True)
+        ]
 
     def _choose(self, vocabulary: Vocabulary | None) -> Vocabulary:
         if vocabulary is None:
@@ -264,11 +266,3 @@ def _check_selection(top_k: int | None, threshold: float | None) -> None:
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
-
-
-def _good(
-    batch: Iterable[tuple[str, np.ndarray | ImageError]],
-) -> tuple[list[str], list[np.ndarray]]:
-    """Names and arrays of those that are no errors."""
-    good = [(name, found) for name, found in batch if isinstance(found, np.ndarray)]
-    return [name for name, _ in good], [array for _, array in good]

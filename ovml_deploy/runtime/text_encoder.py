@@ -51,7 +51,8 @@ class TextEncoder:
     def __init__(self, bundle: Bundle, backend: Backend, cache: LabelCache | None = None) -> None:
         self._bundle = bundle
         self._cache = cache or LabelCache(bundle.text_hash, bundle.prompt_hash)
-        self._graph = backend.load(bundle.file(TEXT_ENCODER))
+        # exact: label embeddings are kept on disk for every engine, so they depend on none
+        self._graph = backend.load(bundle, TEXT_ENCODER, exact=True)
         path = bundle.file(TOKENIZER)
         try:
             tokenizer = Tokenizer.from_file(str(path))
@@ -122,7 +123,7 @@ class TextEncoder:
                 lengths = np.array([len(row) for row in batch])[:, None]
                 columns = np.arange(inputs["token_ids"].shape[1])[None, :]
                 inputs["attention_mask"] = (columns < lengths).astype(np.int64)
-            features[some] = self._graph(inputs)["text_features"]
+            features[some] = np.asarray(self._graph(inputs)["text_features"])
         return features
 
 

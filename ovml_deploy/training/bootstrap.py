@@ -115,7 +115,7 @@ def resampled_average_precision(
 ) -> np.ndarray:
     """Return average precision ``[R]`` of one class, scores ``[N]``, in each drawing ``[N, R]``.
 
-    Equals ``metrics.average_precision`` of the images repeated ``counts`` times, ties included:
+    Equals ``average_precision`` of the images repeated ``counts`` times, ties included:
     every positive contributes the precision at the end of its tie, as often as it is drawn.
     """
     rows = np.flatnonzero(targets >= 0)

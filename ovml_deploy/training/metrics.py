@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ovml_deploy.pipelines.agreement import mean_average_precision
+
 DEFAULT_TOP_K = (3, 5)
 
 _IMAGES_AT_ONCE = 4096  # 125,000 images of 7,586 labels would not fit several times over
@@ -43,37 +45,6 @@ class Evaluation:
             row[f"{start}r@{top.k}"] = top.recall
             row[f"{start}f1@{top.k}"] = top.f1
         return row
-
-
-def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Return the sum over thresholds of (R_n - R_{n-1}) P_n for one class, nan without positives.
-
-    ``scores`` and ``targets`` are ``[N]``. Equal scores share one threshold, so their order does
-    not matter (scikit-learn's definition).
-    """
-    known = targets >= 0
-    scores, positive = scores[known], targets[known] == 1
-    total = int(positive.sum())
-    if total == 0:
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    scores, positive = scores[order], positive[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
-    hits = np.cumsum(positive)[last_of_tie]
-    precision = hits / (last_of_tie + 1)
-    recall_gain = np.diff(hits, prepend=0) / total
-    return float((recall_gain * precision).sum())
-
-
-def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Return the mean of average precision over the classes with a positive; nan without any."""
-    _check(scores, targets)
-    images = (targets == 1).any(axis=1)
-    scores, targets = scores[images], targets[images]
-    classes = np.flatnonzero((targets == 1).any(axis=0))
-    if len(classes) == 0:
-        return float("nan")
-    return float(np.mean([average_precision(scores[:, c], targets[:, c]) for c in classes]))
 
 
 def top_k(scores: np.ndarray, targets: np.ndarray, k: int) -> TopK:

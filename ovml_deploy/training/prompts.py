@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from ovml_deploy.models.prompt_tuned import PromptTunedHead, local_logits
 from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.pipelines.agreement import mean_average_precision
 from ovml_deploy.runtime.learned_tokens import BRANCHES
 from ovml_deploy.training.config import PromptTrainConfig
-from ovml_deploy.training.metrics import mean_average_precision
 from ovml_deploy.training.sentences import SentenceFeatures
 from ovml_deploy.training.trainer import Row, Surroundings, Trainer
 

@@ -22,8 +22,8 @@ from ovml_deploy.runtime.bundle import (
     TUNED,
     Bundle,
 )
-from ovml_deploy.runtime.selfcheck import verify
 from ovml_deploy.runtime.tagger import Tagger
+from ovml_deploy.runtime.verify import verify
 
 FILES = [ENCODER, MATCHER, TEXT_ENCODER, TOKENIZER, GOLDEN]
 
@@ -124,11 +124,14 @@ def test_weights_outside_the_bundle_are_refused(bundle_copy: Path, location: str
         Tagger.load(bundle_copy)
 
 
-def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.onnx"
-    path.write_bytes(b"<html>not found</html>")
+def test_a_file_that_is_no_graph_is_refused(bundle_copy: Path) -> None:
+    graph = bundle_copy / "encoder.onnx"
+    graph.write_bytes(b"<html>not found</html>")
+    manifest = json.loads((bundle_copy / "bundle.json").read_text())
+    manifest["files"]["encoder.onnx"]["sha256"] = sha256_file(graph)
+    (bundle_copy / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="ONNX Runtime cannot load"):
-        create_backend("cpu").load(path)
+        create_backend("cpu").load(Bundle.open(bundle_copy), "encoder.onnx")
 
 
 @pytest.mark.parametrize(

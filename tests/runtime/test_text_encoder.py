@@ -23,8 +23,8 @@ class Recorder:
     def __init__(self) -> None:
         self.inputs: list[dict[str, np.ndarray]] = []
 
-    def load(self, path: Path):
-        graph = create_backend("cpu").load(path)
+    def load(self, bundle: Bundle, name: str, exact: bool = False):
+        graph = create_backend("cpu").load(bundle, name)
 
         def recorded(inputs):
             self.inputs.append(inputs)
@@ -72,7 +72,7 @@ def test_embeddings_equal_pytorchs(towers, kind: str) -> None:
     _, models, bundles = towers
     with torch.no_grad():
         expected = models[kind].embed_labels(LABELS).numpy()
-    found = TextEncoder(bundles[kind], create_backend()).embed(LABELS)
+    found = TextEncoder(bundles[kind], create_backend("cpu")).embed(LABELS)
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     unit = np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-5
@@ -111,13 +111,13 @@ def test_texts_of_like_length_share_a_batch(towers) -> None:
 
 
 def test_no_texts_give_no_features(towers) -> None:
-    encoder = TextEncoder(towers[2]["qks"], create_backend())
+    encoder = TextEncoder(towers[2]["qks"], create_backend("cpu"))
     assert encoder.features([]).shape[0] == 0
 
 
 def test_a_vocabulary_carries_its_makers_hashes(towers) -> None:
     bundle = towers[2]["qks"]
-    encoder = TextEncoder(bundle, create_backend())
+    encoder = TextEncoder(bundle, create_backend("cpu"))
     vocabulary = encoder.vocabulary([" cat ", "dog"], "pets")
     assert (vocabulary.name, vocabulary.labels) == ("pets", ("cat", "dog"))
     assert (vocabulary.text_hash, vocabulary.prompt_hash) == (bundle.text_hash, bundle.prompt_hash)
@@ -133,4 +133,4 @@ def test_a_broken_tokenizer_is_named(towers, tmp_path: Path) -> None:
     listed = {p.name: {"sha256": sha256_file(p), "bytes": 1} for p in tmp_path.iterdir()}
     broken = TextBundle(tmp_path, {**bundle.manifest, "files": listed})
     with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
-        TextEncoder(broken, create_backend())
+        TextEncoder(broken, create_backend("cpu"))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovml_deploy.errors import UsageError
+from ovml_deploy.pipelines.agreement import average_precision, mean_average_precision
 from ovml_deploy.training.bootstrap import (
     Interval,
     bootstrap_difference,
@@ -18,7 +19,7 @@ from ovml_deploy.training.bootstrap import (
     resampled_average_precision,
     resampled_map,
 )
-from ovml_deploy.training.metrics import average_precision, evaluate, mean_average_precision
+from ovml_deploy.training.metrics import evaluate
 
 Case = tuple[np.ndarray, np.ndarray]
 

@@ -8,13 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from ovml_deploy.training.metrics import (
-    average_precision,
-    evaluate,
-    evaluate_split,
-    mean_average_precision,
-    top_k,
-)
+from ovml_deploy.pipelines.agreement import average_precision, mean_average_precision
+from ovml_deploy.training.metrics import evaluate, evaluate_split, top_k
 
 Case = tuple[np.ndarray, np.ndarray]
 

@@ -1,17 +1,43 @@
 """The interface of a backend."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+
+from ovml_deploy.runtime.bundle import Bundle
+
+
+class DeviceArray(Protocol):
+    """An array that a backend keeps on its device; ``np.asarray`` copies it here."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of its axes."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
+
+
+Array: TypeAlias = np.ndarray | DeviceArray
 
 
 class Graph(Protocol):
     """A loaded graph. Calls from several threads at once are safe."""
 
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the graph's outputs by name."""
+    def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
+        """Return the outputs by name: numpy arrays, but those in ``keep`` stay on the device.
+
+        A kept array may be given to any graph of the same backend.
+        """
+        ...
+
+    def fix(self, inputs: Mapping[str, np.ndarray]) -> "Graph":
+        """Return this graph with some inputs prepared once, which its calls then leave out."""
+        ...
+
+    def placement(self) -> dict[str, int]:
+        """Return how many nodes run where, such as ``{"CPUExecutionProvider": 210}``."""
         ...
 
 
@@ -19,9 +45,12 @@ class Backend(Protocol):
     """Loads a bundle's graphs on one device."""
 
     device: str  #: as in ``--device``
+    precision: str  #: of the encoder: "fp32", "bf16", "fp16" or "int8"
     description: str  #: what runs it, for people
-    tolerance: float  #: greatest relative error against PyTorch fp32 that its precision allows
 
-    def load(self, path: Path) -> Graph:
-        """Load an ONNX file. Raises BundleError where it cannot be used."""
+    def load(self, bundle: Bundle, name: str, exact: bool = False) -> Graph:
+        """Load a graph of a bundle; ``exact``: in fp32 whatever the backend's precision is.
+
+        Raises BundleError where it cannot be used, DeviceError where the device fails.
+        """
         ...

@@ -15,9 +15,9 @@ from ovml_deploy.models.backbone import LOCAL_DIR, Backbone, BackboneSpec
 from ovml_deploy.models.checkpoint import save_checkpoint
 from ovml_deploy.models.qks import QKSHead
 from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.pipelines.agreement import mean_average_precision
 from ovml_deploy.templates import fill
 from ovml_deploy.training.data.text_files import read_lines
-from ovml_deploy.training.metrics import mean_average_precision
 from ovml_deploy.training.mini.backbone_folder import (
     EMBED_DIM,
     IMAGE_SIZE,

@@ -1,0 +1,213 @@
+"""``ovml-deploy verify``."""
+
+import json as json_format
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovml_deploy import assets, output
+from ovml_deploy.cli.vocab import read_data
+from ovml_deploy.commandline import SOME_FAILED, command, flag, number
+from ovml_deploy.errors import BundleError, DeviceError, MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from ovml_deploy.pipelines.fidelity import Comparison, Report
+    from ovml_deploy.pipelines.labelled_images import Labelled
+    from ovml_deploy.runtime.bundle import Bundle
+    from ovml_deploy.runtime.verify import Stage
+
+_COLUMNS = ("stage", "relative error", "allowed", "max error", "cosine", "top-5 equal", "")
+
+
+@dataclass
+class _Findings:
+    """All that a run gives. ``absent`` and ``broken``: backends that cannot be verified, and why."""
+
+    reports: "list[Report]" = field(default_factory=list)
+    absent: list[tuple[str, str]] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+    def failed(self) -> bool:
+        """Whether something is wrong, or nothing was verified."""
+        wrong = any(report.failures() for report in self.reports)
+        return wrong or bool(self.broken) or not self.reports
+
+
+@command(threshold=number, json=flag)
+def verify_command(
+    engine: str = str(assets.MINI),
+    *,
+    device: str = "all",
+    precision: str = "auto",
+    data: str | None = None,
+    images: str | None = None,
+    vocab: str | None = None,
+    threshold: float | None = None,
+    reference: str | None = None,
+    json: bool = False,
+) -> int:
+    """Compare what runs a bundle here with PyTorch, stage by stage, and with images their tags too.
+
+    The result is written into the bundle (verified.json), and from then on --device auto passes
+    over a backend that failed.
+
+    Args:
+        engine: the bundle
+        device: all that this machine has, or auto, cpu, openvino, cuda, tensorrt, or a .plan file
+        precision: auto (with all: every one), or fp32, bf16, fp16, int8
+        data: images to compare tags on; where they are labelled, as for 'vocab calibrate', mAP too
+        images: where the relative paths of a CSV or COCO file start; default: its own folder
+        vocab: the vocabulary whose tags are compared; default: the bundle's
+        threshold: the score of a tag; default: that of the vocabulary's calibration, else 0.5
+        reference: the float32 bundle to compare tags with, for a bundle that is none itself
+        json: print JSON instead of a table
+    """
+    from ovml_deploy.pipelines.fidelity import Comparison, open_reference
+    from ovml_deploy.runtime.bundle import Bundle
+
+    if data is None:
+        for name, value in (
+            ("images", images), ("vocab", vocab), ("threshold", threshold), ("reference", reference)
+        ):  # fmt: skip
+            if value is not None:
+                raise UsageError(f"--{name} is for images: name some with --data.")
+    bundle = Bundle.open(engine)
+    for name in bundle.manifest["files"]:
+        bundle.file(name)  # a changed one is found before all else
+    comparison = None
+    if data is not None:
+        paths, labelled = _read_images(data, images)
+        comparison = Comparison(
+            open_reference(bundle, reference),
+            paths,
+            labelled,
+            vocab,
+            threshold,
+            output.with_progress,
+        )
+        for message in comparison.failed:
+            print(f"failed: {message}", file=sys.stderr)
+    found = _verify(bundle, engine, device, precision, comparison)
+    written, reason = _record(found, comparison)
+    if json:
+        _print_json(bundle, found, comparison, written)
+    else:
+        _print_tables(found, comparison)
+        print(f"not written into the bundle: {reason}" if reason else f"written: {written}")
+    if found.failed():
+        return 1
+    return SOME_FAILED if comparison is not None and comparison.failed else 0
+
+
+def _read_images(data: str, images: str | None) -> "tuple[Sequence[str], Labelled | None]":
+    """The images of labelled data, or of a folder without subfolders."""
+    from ovml_deploy.pipelines.folders import find_images
+
+    folder = Path(data)
+    if folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
+        if images is not None:
+            raise UsageError(f"{data!r} is a folder of images; leave --images {images!r} away.")
+        return find_images([data]), None
+    return read_data(data, images)
+
+
+def _verify(
+    bundle: "Bundle", engine: str, device: str, precision: str, comparison: "Comparison | None"
+) -> _Findings:
+    from ovml_deploy.pipelines.fidelity import verify_backend
+    from ovml_deploy.runtime.backends import PLAN
+    from ovml_deploy.runtime.verify import ALL, chosen_backend, present_backends
+
+    if device != ALL or engine.endswith(PLAN):
+        named = chosen_backend(engine, "auto" if device == ALL else device, precision)
+        return _Findings([verify_backend(bundle, *named, comparison)])
+    found = _Findings()
+    present, found.absent = present_backends(bundle, precision)
+    if not present:
+        raise DeviceError(
+            f"No device here runs it in precision {precision}. Leave --precision away."
+        )
+    for name, some in present:
+        title = name if some == "auto" else f"{name} {some}"
+        try:
+            found.reports.append(verify_backend(bundle, name, some, comparison))
+        except (DeviceError, MissingDependencyError) as error:
+            found.absent.append((title, str(error)))
+        except BundleError as error:
+            found.broken.append((title, str(error)))
+    return found
+
+
+def _record(found: _Findings, comparison: "Comparison | None") -> tuple[str | None, str]:
+    """Write the reports into the bundle; return the file, or None and why not."""
+    written = None
+    try:
+        for report in found.reports:
+            written = str(report.record(comparison))
+    except OSError as error:
+        return None, str(error)
+    return written, "" if written else "nothing was verified"
+
+
+def _print_tables(found: _Findings, comparison: "Comparison | None") -> None:
+    for report in found.reports:
+        print(f"\n{report.backend.description}")
+        output.print_rows("", _COLUMNS, [_row(stage) for stage in report.stages])
+        if report.images is not None:
+            verdict = "FAILED" if report.images.failures() else "ok"
+            value = "" if report.images.map is None else f", mAP {report.images.map:.2f}"
+            print(f"{report.images.images:,} images{value}; {report.images.found}: {verdict}")
+        for reason in report.failures():
+            print(f"FAILED: {reason}")
+    print()
+    if found.reports and not any(s.output == "pixels" for s in found.reports[0].stages):
+        print("pixels: not in this bundle, which was exported by an earlier release")
+    if comparison is not None:
+        print(f"tags and mAP: compared with {comparison.description}")
+    for name, reason in found.broken:
+        print(f"FAILED: {name}: {reason}")
+    for name, reason in found.absent:
+        print(f"not here: {name}: {reason}")
+
+
+def _row(stage: "Stage") -> tuple[str, ...]:
+    return (
+        stage.output,
+        f"{stage.relative_error:.1e}",
+        f"{stage.allowed:.0e}",
+        "" if stage.max_error is None else f"{stage.max_error:.1e}",
+        "" if stage.cosine is None else f"{stage.cosine:.7f}",
+        "" if stage.top_equal is None else f"{100 * stage.top_equal:.1f}%",
+        "ok" if stage.ok else "FAILED",
+    )
+
+
+def _print_json(
+    bundle: "Bundle", found: _Findings, comparison: "Comparison | None", written: str | None
+) -> None:
+    from ovml_deploy.pipelines.fidelity import images_to_json
+
+    backends: list[dict[str, Any]] = []
+    for report in found.reports:
+        value: dict[str, Any] = {
+            "device": report.backend.device,
+            "precision": report.backend.precision,
+            "backend": report.backend.description,
+            "stages": [stage.to_json() for stage in report.stages],
+            "failed": report.failures(),
+        }
+        if report.images is not None and comparison is not None:
+            value["images"] = images_to_json(report.images, comparison)
+        backends.append(value)
+    shown = {
+        "bundle": str(bundle.path),
+        "model": bundle.model_hash,
+        "backends": backends,
+        "not_here": dict(found.absent),
+        "broken": dict(found.broken),
+        "unreadable": list(comparison.failed) if comparison is not None else [],
+        "written": written,
+    }
+    print(json_format.dumps(shown, indent=1))

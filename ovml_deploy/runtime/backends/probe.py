@@ -1,0 +1,90 @@
+"""Tries a precision in a child process first, as a crash in native code cannot be caught.
+
+On some CPUs an engine's kernels for a lower precision die of a signal (OpenVINO's bfloat16
+convolutions on AMD Zen 4 divide by zero). The outcome is remembered for the model, the engine's
+version and the CPU, so the child runs once.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ovml_deploy.errors import DeviceError
+from ovml_deploy.files import write_atomically
+from ovml_deploy.runtime.bundle import ENCODER, Bundle
+from ovml_deploy.runtime.cpu import cpu_name
+from ovml_deploy.runtime.label_cache import cache_folder
+
+_BATCHES = (1, 2, 8)
+_BY_SIGNAL = "was ended by"
+_LONGEST = 300  # seconds; compiling a large model takes a few
+
+
+def require_survival(bundle: Bundle, device: str, precision: str, version: str) -> None:
+    """Raise DeviceError where running the encoder in ``precision`` ends the process."""
+    facts = [device, precision, version, cpu_name(), bundle.manifest["files"][ENCODER]["sha256"]]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    memory = cache_folder() / "probes" / f"{key}.json"
+    death = _recall(memory)
+    if death is None:
+        death = _try(bundle, precision)
+        _remember(memory, death)
+    if death:
+        raise DeviceError(
+            f"Device {device!r} in {precision} cannot run {bundle.path} on this CPU ({cpu_name()}): a "
+            f"trial in a process of its own {death}. Choose --precision fp32, or another --device."
+        )
+
+
+def _try(bundle: Bundle, precision: str) -> str:
+    """Return how the child ended, "" where it ended well."""
+    command = [sys.executable, "-m", __name__, str(bundle.path), precision]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_LONGEST, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"took longer than {_LONGEST} s"
+    if done.returncode < 0:
+        return f"{_BY_SIGNAL} {signal.Signals(-done.returncode).name}"
+    return f"failed: {done.stderr.strip()[-300:]}" if done.returncode else ""
+
+
+def _recall(memory: Path) -> str | None:
+    try:
+        return str(json.loads(memory.read_text("utf-8"))["death"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(memory: Path, death: str) -> None:
+    # SIGKILL is somebody's, or a lack of memory; and what failed in any other way may not again
+    if death and (not death.startswith(_BY_SIGNAL) or death.endswith(signal.Signals.SIGKILL.name)):
+        return
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(memory) as temporary:
+            Path(temporary).write_text(json.dumps({"death": death}), "utf-8")
+    except OSError:
+        pass  # it is only tried again
+
+
+def _child(engine: str, precision: str) -> None:
+    import numpy as np
+
+    from ovml_deploy.runtime.backends.openvino import OpenVINO
+
+    bundle = Bundle.open(engine)
+    encoder = OpenVINO(precision, bundle.precision).compile(bundle.inside(ENCODER))
+    for batch in _BATCHES:
+        encoder({"pixels": np.zeros((batch, *bundle.preprocessing.size, 3), dtype=np.uint8)})
+    sys.stdout.flush()
+    os._exit(0)  # what happens at exit is not what was tried
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])

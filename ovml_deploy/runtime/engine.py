@@ -1,0 +1,157 @@
+"""The engine: a bundle's graphs on a device, checked against PyTorch before anybody uses them."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ovml_deploy.errors import DeviceError
+from ovml_deploy.runtime.backends import (
+    AUTO,
+    PLAN,
+    Array,
+    Backend,
+    Graph,
+    candidates,
+    create_backend,
+)
+from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
+from ovml_deploy.runtime.selfcheck import Agreement, check_golden
+from ovml_deploy.runtime.text_encoder import TextEncoder
+from ovml_deploy.runtime.verified import failed_gate
+from ovml_deploy.runtime.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+_CHECKED_IMAGES = 2
+
+
+class Engine:
+    """Encodes images and matches features, on one device. Safe for threads.
+
+    ``refused``: why ``auto`` passed over devices that it would have preferred.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, encoder: Graph, matcher: Graph) -> None:
+        """Use :meth:`open`."""
+        self.bundle = bundle
+        self.backend = backend
+        self.refused: Sequence[str] = ()
+        self._encoder = encoder
+        self._matcher = matcher
+        self._text_encoder: TextEncoder | None = None
+        self._matchers: WeakKeyDictionary[Vocabulary, Graph] = WeakKeyDictionary()
+        self._lock = Lock()
+
+    @classmethod
+    def open(
+        cls,
+        engine: str | Path,
+        device: str = AUTO,
+        precision: str = AUTO,
+        cuda_graphs: Sequence[int] = (),
+    ) -> "Engine":
+        """Load a bundle on a device and run its golden inputs, which also warms the graphs up.
+
+        ``engine``: a bundle folder or a file in one; a ``.plan`` is its own device. Only "auto" may
+        choose among devices, unless the environment names one in OVML_DEVICE; what it passes over,
+        such as what ``verify`` found wanting here, is logged and kept in ``refused``.
+        ``cuda_graphs``: batch sizes that device "cuda" records, which costs a copy of the weights
+        each. Raises BundleError, DeviceError, UsageError.
+        """
+        bundle, device = Bundle.open(engine), named_device(engine, device)
+        if device != AUTO or cuda_graphs:
+            backend = create_backend(device, precision, bundle.precision, cuda_graphs)
+            if (reason := failed_gate(bundle, backend)) is not None:
+                logger.warning("used because it is named, although %s", reason)
+            return cls._checked(bundle, backend)
+        refused: list[str] = []
+        for name, some in candidates(precision, bundle.precision):
+            try:
+                backend = create_backend(name, some, bundle.precision)
+                if (reason := failed_gate(bundle, backend)) is not None:
+                    raise DeviceError(reason)
+                found = cls._checked(bundle, backend)
+            except DeviceError as error:
+                logger.warning("auto passes over %s in %s: %s", name, some, error)
+                refused.append(str(error))
+                continue
+            found.refused = refused
+            logger.info("auto chose %s", found.backend.description)
+            return found
+        raise DeviceError(
+            f"No device here runs {bundle.path} in precision {precision!r}. "
+            + (" ".join(refused) or "Install one: pip install 'ovml-deploy[cpu]'.")
+        )
+
+    @classmethod
+    def load(cls, bundle: Bundle, backend: Backend) -> "Engine":
+        """Load a bundle's graphs unchecked, for those who check them: see ``runtime.verify``."""
+        encoder = backend.load(bundle, ENCODER)
+        return cls(bundle, backend, encoder, backend.load(bundle, MATCHER, exact=True))
+
+    @classmethod
+    def _checked(cls, bundle: Bundle, backend: Backend) -> "Engine":
+        engine = cls.load(bundle, backend)
+        engine.check(_CHECKED_IMAGES)
+        return engine
+
+    def check(self, images: int | None = None) -> list[Agreement]:
+        """Run the golden images (the first ``images``, or all). Raises DeviceError: see selfcheck."""
+        return check_golden(self.bundle, self.backend, self._encoder, self._matcher, images)
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """The text encoder, loaded when first needed."""
+        with self._lock:
+            if self._text_encoder is None:
+                self._text_encoder = TextEncoder(self.bundle, self.backend)
+            return self._text_encoder
+
+    def encode(self, pixels: np.ndarray) -> Array:
+        """Return features ``[B, M, D]`` of pixels ``[B, H, W, 3]`` (uint8), on the device."""
+        return self._encoder({"pixels": pixels}, keep=("features",))["features"]
+
+    def match(self, features: Array, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits and winning queries ``[B, K]`` of features, wherever those are."""
+        outputs = self._prepared(vocabulary)({"features": features})
+        return np.asarray(outputs["logits"]), np.asarray(outputs["winners"])
+
+    def prepare(self, vocabulary: Vocabulary) -> None:
+        """Put a vocabulary's label matrix where the matcher wants it, once.
+
+        It stays there for as long as somebody holds the vocabulary.
+        """
+        self._prepared(vocabulary)
+
+    def _prepared(self, vocabulary: Vocabulary) -> Graph:
+        matcher = self._matchers.get(vocabulary)
+        if matcher is None:
+            with self._lock:
+                matcher = self._matchers.get(vocabulary)
+                if matcher is None:
+                    matcher = self._matcher.fix({"labels": vocabulary.embeddings})
+                    self._matchers[vocabulary] = matcher
+        return matcher
+
+
+def open_text_encoder(engine: str | Path, device: str = AUTO) -> TextEncoder:
+    """Load only what turns labels into embeddings, without the encoder of images.
+
+    ``engine``, ``device`` and errors as for :meth:`Engine.open`.
+    """
+    bundle, device = Bundle.open(engine), named_device(engine, device)
+    if device == AUTO:
+        device = next((name for name, _ in candidates(graph=bundle.precision)), "cpu")
+    return TextEncoder(bundle, create_backend(device, graph=bundle.precision))
+
+
+def named_device(engine: str | Path, device: str) -> str:
+    """The device that a ``.plan`` or the environment names, where the caller leaves it open."""
+    if device != AUTO:
+        return device
+    return str(engine) if str(engine).endswith(PLAN) else os.environ.get("OVML_DEVICE") or AUTO

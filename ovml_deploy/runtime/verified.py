@@ -1,0 +1,121 @@
+"""What ``verify`` found of a bundle, kept beside its manifest and read before a backend is chosen.
+
+``verified.json`` has an entry for each backend, precision, machine and encoder. It is not listed in
+the manifest, which stays as it was exported; where it is missing, nothing is known.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ovml_deploy.files import write_atomically
+from ovml_deploy.runtime.backends import PLAN, Backend
+from ovml_deploy.runtime.bundle import ENCODER, Bundle
+from ovml_deploy.runtime.cpu import cpu_name
+from ovml_deploy.runtime.gpus import find_driver
+from ovml_deploy.runtime.plans import Plan
+
+VERIFIED = "verified.json"
+FORMAT = "ovml-deploy/verified"
+VERSION = 1
+
+GOLDENS, IMAGES = "goldens", "images"  #: the parts of an entry, each from its last run
+
+_ON_CPU = ("cpu", "openvino")
+
+
+def failed_gate(bundle: Bundle, backend: Backend) -> str | None:
+    """Return why ``verify`` found this backend wanting here, None where it did not, or never ran.
+
+    What the bundle says of a precision holds on every machine.
+    """
+    if (known := bundle.failed_gate.get(backend.precision)) is not None:
+        return f"{bundle.path} does not keep its tags in {backend.precision}: {known}"
+    entry = _find(_read(bundle), _key(bundle, backend)) if _path(bundle).is_file() else None
+    if entry is None:
+        return None
+    with suppress(AttributeError, KeyError, TypeError):  # a file of another making says nothing
+        parts = [entry[name] for name in (GOLDENS, IMAGES) if name in entry]
+        failed = [f"{reason} (on {part['date']})" for part in parts for reason in part["failed"]]
+        if failed:
+            return (
+                f"{backend.description} failed 'ovml-deploy verify' on {bundle.path}: "
+                f"{'; '.join(failed)}. Choose another --device or --precision, or verify it again."
+            )
+    return None
+
+
+def record(
+    bundle: Bundle,
+    backend: Backend,
+    part: str,
+    figures: Mapping[str, Any],
+    failed: Sequence[str],
+) -> Path:
+    """Write one part (GOLDENS or IMAGES) of a backend's entry and return the file.
+
+    ``failed``: the reasons why it is not to be used, if any. Raises OSError where the bundle's
+    folder cannot be written to.
+    """
+    key, entries = _key(bundle, backend), _read(bundle)
+    entry = _find(entries, key)
+    if entry is None:
+        entry = dict(key)
+        entries.append(entry)
+    entry["backend"] = backend.description
+    entry["machine"] = f"{platform.system()} {platform.machine()}"
+    date = datetime.now(UTC).date().isoformat()
+    entry[part] = {"date": date, "passed": not failed, "failed": list(failed), **figures}
+    value = {"format": FORMAT, "version": VERSION, "entries": entries}
+    with write_atomically(_path(bundle)) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return _path(bundle)
+
+
+def _path(bundle: Bundle) -> Path:
+    return bundle.path / VERIFIED
+
+
+def _read(bundle: Bundle) -> list[Any]:
+    """The entries; none of a file that is absent, damaged or of another version."""
+    try:
+        value = json.loads(_path(bundle).read_text("utf-8"))
+        if value["format"] == FORMAT and value["version"] == VERSION:
+            return [entry for entry in value["entries"] if isinstance(entry, dict)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return []
+
+
+def _find(entries: Sequence[Any], key: Mapping[str, str]) -> Any:
+    return next((entry for entry in entries if entry.items() >= key.items()), None)
+
+
+def _key(bundle: Bundle, backend: Backend) -> dict[str, str]:
+    """What the figures depend on. (Not the number of threads, which cgroups change.)"""
+    device = backend.device
+    return {
+        "device": Path(device).name if device.endswith(PLAN) else device,
+        "precision": backend.precision,
+        "version": _engine_version(device),
+        "processor": cpu_name() if device in _ON_CPU else _gpu_name(),
+        "model": bundle.model_hash,
+        "encoder": bundle.manifest["files"][ENCODER]["sha256"],
+    }
+
+
+def _engine_version(device: str) -> str:
+    if device.endswith(PLAN):
+        return Plan.read(device).tensorrt
+    module = import_module("openvino" if device == "openvino" else "onnxruntime")
+    return str(module.__version__)
+
+
+def _gpu_name() -> str:
+    driver = find_driver()
+    return driver.gpus[0].name if driver and driver.gpus else "none"

@@ -1,0 +1,203 @@
+"""Every engine of this machine gives PyTorch's answers, at all sizes, whatever was asked before."""
+
+import gc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ovml_deploy import assets
+from ovml_deploy.errors import DeviceError, UsageError
+from ovml_deploy.runtime.backends import candidates
+from ovml_deploy.runtime.backends.ort import OnnxRuntime
+from ovml_deploy.runtime.backends.recorded import in_buckets
+from ovml_deploy.runtime.bundle import ENCODER, Bundle
+from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.gpus import no_gpu
+from ovml_deploy.runtime.precision import TOLERANCE
+from ovml_deploy.runtime.selfcheck import relative_error
+from ovml_deploy.runtime.vocabulary import Vocabulary
+
+BATCHES = (1, 2, 3, 7, 32)
+LABEL_COUNTS = (1, 80, 4585, 20000)
+EXACT = 1e-5
+
+
+@pytest.fixture(scope="module", params=[*candidates()], ids="-".join)
+def engine(request: pytest.FixtureRequest, tiny_bundle: Path) -> Engine:
+    device, precision = request.param
+    try:
+        return Engine.open(tiny_bundle, device, precision)
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def model(make_model: Callable[..., Any], tiny_clip: Any) -> Any:
+    return make_model(tiny_clip)
+
+
+@pytest.fixture(scope="module")
+def images(tiny_bundle: Path) -> np.ndarray:
+    height, width = Bundle.open(tiny_bundle).preprocessing.size
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (32, height, width, 3), dtype=np.uint8)
+
+
+def words(bundle: Bundle, count: int, seed: int = 0) -> Vocabulary:
+    """A vocabulary of label embeddings as large as real ones."""
+    embeddings = np.random.default_rng(seed).normal(0, 0.3, (count, bundle.label_dim))
+    labels = tuple(f"label {i}" for i in range(count))
+    return Vocabulary("random", labels, embeddings, bundle.text_hash, bundle.prompt_hash)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_all_sizes_give_what_pytorch_gives(engine: Engine, model, images, batch: int) -> None:
+    import torch
+
+    allowed = EXACT if engine.backend.precision == "fp32" else TOLERANCE[engine.backend.precision]
+    features = engine.encode(images[:batch])
+    with torch.inference_mode():
+        expected = model.encode(torch.from_numpy(images[:batch]))
+    assert relative_error(np.asarray(features), expected.numpy()) < allowed
+    for count in LABEL_COUNTS:
+        vocabulary = words(engine.bundle, count)
+        logits, winners = engine.match(features, vocabulary)
+        with torch.inference_mode():
+            labels = torch.from_numpy(vocabulary.embeddings.copy())
+            wanted, _ = model.match(expected, labels)
+            exact, winning = model.match(torch.from_numpy(np.asarray(features)), labels)
+            reach = model.match(
+                expected, torch.from_numpy(words(engine.bundle, 80).embeddings.copy())
+            )[0]
+        assert relative_error(logits, wanted.numpy(), reach.numpy()) < allowed
+        # matching is exact at any precision, and so are the queries that win
+        assert relative_error(logits, exact.numpy(), reach.numpy()) < EXACT
+        assert (winners == winning.numpy()).mean() > 0.999
+
+
+def test_a_swapped_vocabulary_is_honoured(engine: Engine, images) -> None:
+    features = engine.encode(images[:2])
+    one, other = (words(engine.bundle, 80, seed) for seed in (1, 2))
+    want = {v: np.asarray(features).astype(np.float64) @ v.embeddings.T for v in (one, other)}
+    for vocabulary in (one, other, one, one, other):
+        logits, _ = engine.match(features, vocabulary)
+        assert relative_error(logits, want[vocabulary].max(axis=1)) < EXACT
+
+
+def test_answers_are_the_callers_own(engine: Engine, images) -> None:
+    """No buffer is used again while somebody may still look at it."""
+    pixels = images[:2].copy()
+    first = engine.encode(pixels)
+    kept = np.array(first)
+    pixels[:] = images[2:4]
+    second = engine.encode(pixels)
+    np.testing.assert_array_equal(np.asarray(first), kept)
+    assert relative_error(np.asarray(second), kept) > 1e-3
+    vocabulary = words(engine.bundle, 80)
+    logits, _ = engine.match(first, vocabulary)
+    kept = logits.copy()
+    engine.match(second, vocabulary)
+    np.testing.assert_array_equal(logits, kept)
+
+
+def test_many_callers_at_once(engine: Engine, images) -> None:
+    vocabularies = [words(engine.bundle, 80, seed) for seed in range(3)]
+    alone = [
+        engine.match(engine.encode(images[i : i + 1]), vocabularies[i % 3])[0] for i in range(9)
+    ]
+
+    def one(call: int) -> float:
+        i = call % 9
+        logits, _ = engine.match(engine.encode(images[i : i + 1]), vocabularies[i % 3])
+        return relative_error(logits, alone[i])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(one, range(72))) < EXACT
+
+
+def test_a_label_matrix_is_prepared_once(tiny_bundle: Path, images, monkeypatch) -> None:
+    engine = Engine.open(tiny_bundle)
+    matcher, prepared = engine._matcher, []
+    monkeypatch.setattr(engine, "_matcher", Counted(matcher, prepared))
+    vocabulary = words(engine.bundle, 80)
+    features = engine.encode(images[:1])
+    for _ in range(3):
+        engine.match(features, vocabulary)
+    assert prepared == [80]
+    assert len(engine._matchers) == 1
+    del vocabulary
+    gc.collect()
+    assert len(engine._matchers) == 0  # nor is it kept for longer than the vocabulary
+
+
+class Counted:
+    """A matcher that notes how many labels were fixed."""
+
+    def __init__(self, graph: Any, prepared: list[int]) -> None:
+        self._graph = graph
+        self._prepared = prepared
+
+    def fix(self, inputs: dict[str, np.ndarray]) -> Any:
+        self._prepared.append(len(inputs["labels"]))
+        return self._graph.fix(inputs)
+
+
+def test_tuned_prompts_and_the_embedded_cnn_on_openvino(tuned_bundle: Path) -> None:
+    for bundle in (tuned_bundle, assets.MINI):
+        engine = Engine.open(bundle, "openvino", "fp32")
+        assert all(found.relative_error < EXACT for found in engine.check())
+
+
+@pytest.mark.parametrize(
+    ("count", "parts"),
+    [
+        (1, [(0, 1, 1)]),
+        (3, [(0, 3, 4)]),
+        (4, [(0, 4, 4)]),
+        (9, [(0, 4, 4), (4, 8, 4), (8, 9, 1)]),
+    ],
+)
+def test_batches_go_to_the_next_recorded_size(count: int, parts) -> None:
+    assert [*in_buckets(count, [1, 4])] == parts
+
+
+def test_recorded_batches_give_the_same_features(tiny_bundle: Path, images) -> None:
+    """On the CPU nothing is recorded, but sizes, buffers and parts are the same as on a GPU."""
+    bundle, backend = Bundle.open(tiny_bundle), OnnxRuntime("cpu")
+    plain = backend.load(bundle, ENCODER)
+    recorded = backend.record(plain, bundle, (4, 1, 2))
+    assert recorded.placement() == plain.placement()
+    seen = []
+    for batch in (3, 1, 9, 2, 32):
+        features = recorded({"pixels": images[:batch]}, keep=("features",))["features"]
+        seen.append((features, plain({"pixels": images[:batch]})["features"]))
+    for features, wanted in seen:  # at the end, so that a buffer used again would show
+        assert relative_error(np.asarray(features), np.asarray(wanted)) < EXACT
+    with pytest.raises(DeviceError, match=r"encoder\.onnx on pixels \[1, 16, 16, 3\]"):
+        recorded({"pixels": np.zeros((1, 16, 16, 3), np.uint8)})
+
+
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", (1,)), ("auto", (1,)), ("cuda", (0, 1))])
+def test_cuda_graphs_are_refused_elsewhere(tiny_bundle: Path, monkeypatch, device, sizes) -> None:
+    monkeypatch.delenv("OVML_DEVICE")
+    with pytest.raises(UsageError, match="they need device 'cuda', and sizes of at least 1"):
+        Engine.open(tiny_bundle, device, cuda_graphs=sizes)
+
+
+@pytest.mark.parametrize("sizes", [(), (1, 8)])
+def test_cuda_gives_what_pytorch_gave(tiny_bundle: Path, images, sizes) -> None:
+    if (reason := no_gpu()) is not None:
+        pytest.skip(reason)
+    engine = Engine.open(tiny_bundle, "cuda", cuda_graphs=sizes)
+    assert all(found.relative_error < EXACT for found in engine.check())
+    assert (
+        relative_error(
+            np.asarray(engine.encode(images)),
+            np.asarray(Engine.open(tiny_bundle, "cpu").encode(images)),
+        )
+        < TOLERANCE["fp32"]
+    )
