@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from export.compact import store_compactly
 from export.learned import learned_rows
+from export.precision import save_graph
 from ovml_deploy.errors import ExportError
 from ovml_deploy.models.tagging import TaggingModel
 
 OPSET = 20  # the first with Gelu; LayerNormalization is native since 17
-_PROTOBUF_LIMIT = 2_000_000_000
 _EXAMPLES = 3  # of 1, the exporter would freeze the dimension
 
 
@@ -123,11 +123,7 @@ def _export(
     _check_free_dimensions(proto, dynamic)
     _forget_origin(proto)
     store_compactly(proto)
-    # not ByteSize(), which fails above the limit
-    if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > _PROTOBUF_LIMIT:
-        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
-    else:
-        onnx.save(proto, path)
+    save_graph(proto, path)
 
 
 def _check_free_dimensions(proto: onnx.ModelProto, dynamic: dict[str, dict[int, Any]]) -> None:

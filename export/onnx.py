@@ -18,10 +18,12 @@ import torch
 import ovml_deploy
 from export.graphs import OPSET, export_encoder, export_matcher, export_text_encoder
 from export.learned import check_groups, learned_tokens, tuned_labels
+from export.pictures import write_pictures
+from export.precision import PRECISIONS, lower_encoder
 from export.tokenizer import check_tokenizer, export_tokenizer, text_settings
 from export.verify import measure_parity, require_parity, summarise, write_golden
 from ovml_deploy.commandline import command, run
-from ovml_deploy.errors import ExportError
+from ovml_deploy.errors import ExportError, UsageError
 from ovml_deploy.files import sha256_file, write_folder_atomically
 from ovml_deploy.models.backbone import Backbone, BackboneSpec
 from ovml_deploy.models.checkpoint import load_checkpoint
@@ -35,6 +37,7 @@ from ovml_deploy.runtime.bundle import (
     GOLDEN,
     MANIFEST,
     MATCHER,
+    PICTURES,
     TEXT_ENCODER,
     TOKENIZER,
     TUNED,
@@ -43,8 +46,9 @@ from ovml_deploy.runtime.bundle import (
     Bundle,
 )
 from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels, split_groups
-from ovml_deploy.runtime.selfcheck import verify
+from ovml_deploy.runtime.precision import why_not_on_cpu
 from ovml_deploy.runtime.text_encoder import TextEncoder
+from ovml_deploy.runtime.verify import failures, verify
 from ovml_deploy.templates import CLIP_TEMPLATES, fill
 
 
@@ -65,16 +69,24 @@ def load_model(
 
 
 def export_bundle(
-    model: TaggingModel, out: str | Path, vocabularies: Mapping[str, LabelSource] | None = None
+    model: TaggingModel,
+    out: str | Path,
+    vocabularies: Mapping[str, LabelSource] | None = None,
+    precision: str = "fp32",
 ) -> Bundle:
     """Write the bundle of ``model`` to the folder ``out``, whole or not at all.
 
     ``vocabularies``: label lists by name, encoded and stored; the first becomes the default. For a
     prompt-tuned model they may be mappings from labels to groups (None: of no group). The graphs
     must agree with PyTorch fp32 (``export.verify``), or ExportError is raised and ``out`` stays as
-    it was.
+    it was. ``precision``: of the encoder's products, "fp32", "fp16" or "bf16".
     """
     target = Path(out)
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"--precision is {precision!r}; it may be {', '.join(PRECISIONS)}. For int8, quantise the "
+            "float32 bundle: python -m export.quantize"
+        )
     if target.exists() and not _may_be_replaced(target):
         raise ExportError(
             f"{str(target)!r} is not empty and not a bundle, so it is not overwritten. Name another "
@@ -87,13 +99,13 @@ def export_bundle(
         texts[name], groups = split_groups(labels)
         check_groups(model, groups.values())
     with write_folder_atomically(target) as folder:
-        _write_graphs(model, folder)
-        manifest = _manifest(model, folder, next(iter(lists), None))
+        _write_graphs(model, folder, precision)
+        manifest = _manifest(model, folder, next(iter(lists), None), precision)
         _write_manifest(folder, manifest)
         bundle = Bundle.open(folder)
         backend = create_backend("cpu")
         found = measure_parity(model, bundle, backend)
-        require_parity(found)
+        require_parity(found, precision)
         encoder = TextEncoder(bundle, backend)
         for name, labels in lists.items():
             prompts = [fill(model.templates[0], label) for label in texts[name]]
@@ -107,26 +119,40 @@ def export_bundle(
             "worst": summarise(found),
         }
         _write_manifest(folder, manifest)
-        verify(folder, "cpu")  # what every user's machine will do first
+        if why_not_on_cpu(precision) is None:
+            _require_verified(folder)
     return Bundle.open(target)
+
+
+def _require_verified(folder: Path) -> None:
+    """Do what every user's machine will do first, and more."""
+    wrong = failures(verify(folder, "cpu"))
+    if wrong:
+        raise ExportError(
+            f"The bundle does not reproduce PyTorch: {'; '.join(wrong)}. Nothing was written."
+        )
 
 
 def _may_be_replaced(target: Path) -> bool:
     return target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
 
 
-def _write_graphs(model: TaggingModel, folder: Path) -> None:
+def _write_graphs(model: TaggingModel, folder: Path, precision: str) -> None:
     tuned = tuned_labels(model)
     if tuned is not None:
         tuned.save(folder / TUNED)
     export_encoder(model, folder / ENCODER)
+    lower_encoder(folder / ENCODER, precision)
     export_matcher(model, folder / MATCHER)
     export_text_encoder(model, folder / TEXT_ENCODER)
     export_tokenizer(model.backbone, folder / TOKENIZER)
     write_golden(model, folder / GOLDEN)
+    write_pictures(model.backbone.model.visual.preprocess_cfg, folder / PICTURES)
 
 
-def _manifest(model: TaggingModel, folder: Path, default_vocabulary: str | None) -> dict[str, Any]:
+def _manifest(
+    model: TaggingModel, folder: Path, default_vocabulary: str | None, precision: str
+) -> dict[str, Any]:
     head, backbone = model.head, model.backbone
     dims, tokens = backbone.embed_dim, learned_tokens(model)
     return {
@@ -153,6 +179,7 @@ def _manifest(model: TaggingModel, folder: Path, default_vocabulary: str | None)
         "text": asdict(text_settings(backbone)),
         "templates": list(model.templates),
         "default_vocabulary": default_vocabulary,
+        "precision": precision,
         "opset": OPSET,
         "files": {
             path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}
@@ -184,6 +211,7 @@ def main(
     vocab: str | None = None,
     backbone: str | None = None,
     pretrained: str | None = None,
+    precision: str = "fp32",
 ) -> None:
     """Export a checkpoint to a bundle and print how closely it agrees with PyTorch.
 
@@ -195,12 +223,14 @@ def main(
             prompts, a label of no tuning may name its group after a TAB.
         backbone: an open_clip model, for official checkpoints and zero-shot bundles
         pretrained: the backbone's weights: a tag or a file
+        precision: fp32; or fp16 or bf16, in which then the image encoder's products compute, all else
+            staying fp32 (see docs/precision.md)
     """
     name = Path(ckpt).stem if ckpt else (backbone or "").replace("/", "-").replace(":", "-")
     target = Path(out) if out else Path("build") / name
     given = {Path(vocab).stem: read_grouped_labels(vocab)} if vocab else None
     model = load_model(ckpt, backbone, pretrained)
-    bundle = export_bundle(model, target, given or _trained_labels(model))
+    bundle = export_bundle(model, target, given or _trained_labels(model), precision)
     _report(bundle)
 
 
@@ -213,9 +243,14 @@ def _trained_labels(model: TaggingModel) -> dict[str, Sequence[str]]:
 
 def _report(bundle: Bundle) -> None:
     total = sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file())
-    print(f"{bundle.path}: {total / 1e6:.1f} MB, agrees with PyTorch fp32 at every size tried:")
+    tolerance = "" if bundle.precision == "fp32" else f", as far as {bundle.precision} allows"
+    print(
+        f"{bundle.path}: {total / 1e6:.1f} MB, agrees with PyTorch fp32 at every size tried{tolerance}:"
+    )
     for row in bundle.manifest["parity"]["worst"]:
         top = ", top-5 labels equal" if row.get("top_labels_equal") else ""
+        if row.get("top_labels_equal") is False:
+            top = f", {row['top_agreement']:.0%} of top-5 labels equal"
         print(
             f"  {row['output']:<16} worst of {row['sizes']} sizes: max error {row['max_error']:.1e}, "
             f"relative {row['relative_error']:.1e}{top}"

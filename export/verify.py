@@ -1,22 +1,25 @@
 """Parity: the exported graphs against PyTorch fp32, over the sizes that users run."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
 from export.learned import example_words
+from export.precision import reference_encoder
 from ovml_deploy.errors import ExportError
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.runtime.backends import Backend
 from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
 from ovml_deploy.runtime.labels import format_grouped_labels, split_groups
+from ovml_deploy.runtime.precision import TOLERANCE as ALLOWED
 from ovml_deploy.runtime.selfcheck import relative_error
 from ovml_deploy.runtime.text_encoder import TextEncoder
 
@@ -41,7 +44,8 @@ class Parity:
     """Errors of one output at one size, against PyTorch fp32.
 
     ``max_error``: greatest absolute error; ``relative_error``: that over the greatest value (of a
-    logit: over all labels).
+    logit: over all labels). ``cosine``: the least of any feature and its reference.
+    ``top_agreement``: the share of the first labels that the reference has among its first, too.
     """
 
     output: str
@@ -49,13 +53,16 @@ class Parity:
     max_error: float
     relative_error: float
     top_labels_equal: bool | None = None
+    cosine: float | None = None
+    top_agreement: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for bundle.json."""
         values = {"output": self.output, **self.size}
         values |= {"max_error": self.max_error, "relative_error": self.relative_error}
-        if self.top_labels_equal is not None:
-            values["top_labels_equal"] = self.top_labels_equal
+        for name in ("top_labels_equal", "cosine", "top_agreement"):
+            if (value := getattr(self, name)) is not None:
+                values[name] = value
         return values
 
 
@@ -96,16 +103,17 @@ def measure_parity(model: TaggingModel, bundle: Bundle, backend: Backend) -> lis
     """Compare a bundle with PyTorch: features and logits at every size, text features, labels.
 
     All logits of the head are compared, those of its branches apart. They are judged by the range
-    they have over all labels, however few are compared.
+    they have over all labels, however few are compared. An encoder of lower precision is run with
+    its roundings in the arithmetic of float32, for no CPU runs every precision as it is.
     """
-    encoder, matcher = backend.load(bundle.file(ENCODER)), backend.load(bundle.file(MATCHER))
+    encode, matcher = _encoder(bundle, backend), backend.load(bundle, MATCHER, exact=True)
     labels = example_labels(model, max(LABEL_COUNTS))
     found: list[Parity] = []
     for batch in BATCHES:
         pixels = example_images(batch, bundle.preprocessing.size, _SEED + batch)
         expected = model.encode(torch.from_numpy(pixels))
-        features = encoder({"pixels": pixels})["features"]
-        found.append(_compare("features", {"B": batch}, features, expected.numpy()))
+        features = encode(pixels)
+        found.append(_compare_features({"B": batch}, features, expected.numpy()))
         reach = _logits(model, expected, labels)
         for count in LABEL_COUNTS:
             outputs = matcher({"features": features, "labels": labels[:count]})
@@ -113,19 +121,33 @@ def measure_parity(model: TaggingModel, bundle: Bundle, backend: Backend) -> lis
             if outputs["winners"].shape != (batch, count):
                 raise ExportError(f"The winners have shape {outputs['winners'].shape} at {size}.")
             for name, wanted in _logits(model, expected, labels[:count]).items():
-                found.append(_compare_logits(name, size, outputs[name], wanted, reach[name]))
+                found.append(
+                    _compare_logits(name, size, np.asarray(outputs[name]), wanted, reach[name])
+                )
     return [*found, *_text_parity(model, bundle, backend)]
 
 
-def require_parity(found: Sequence[Parity], tolerance: float = TOLERANCE) -> None:
-    """Raise ExportError naming the worst output if any misses the tolerance."""
-    wrong = [p for p in found if p.relative_error > tolerance or p.top_labels_equal is False]
+def require_parity(found: Sequence[Parity], precision: str = "fp32") -> None:
+    """Raise ExportError naming the worst output if any misses what the precision allows.
+
+    Only the encoder has a precision: texts and label embeddings are float32 always, and held to it.
+    """
+    exact = precision == "fp32"
+    lowered = {} if exact else {p.output: ALLOWED[precision] for p in found if not _of_text(p)}
+    wrong = [
+        p
+        for p in found
+        if p.relative_error > lowered.get(p.output, TOLERANCE)
+        or (exact and p.top_labels_equal is False)
+    ]
     if wrong:
         worst = max(wrong, key=lambda p: p.relative_error)
         raise ExportError(
             f"The exported graphs do not agree with PyTorch: {worst.output} at {worst.size} has a "
-            f"relative error of {worst.relative_error:.1e} (allowed {tolerance:.0e}; top-{TOP} labels "
-            f"equal: {worst.top_labels_equal}). Nothing was written."
+            f"relative error of {worst.relative_error:.1e} (allowed "
+            f"{lowered.get(worst.output, TOLERANCE):.0e}; top-{TOP} labels equal: "
+            f"{worst.top_labels_equal}). Nothing was written."
+            f"{'' if exact else ' Export with --precision fp32.'}"
         )
 
 
@@ -159,6 +181,17 @@ def write_golden(model: TaggingModel, path: Path, count: int = 4) -> None:
         "label_embeddings": _embed(model, words),
     }
     save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path)
+
+
+def _of_text(parity: Parity) -> bool:
+    return parity.output in ("text_features", "label_embeddings")
+
+
+def _encoder(bundle: Bundle, backend: Backend) -> Callable[[np.ndarray], np.ndarray]:
+    if bundle.precision != "fp32":
+        return reference_encoder(onnx.load(bundle.file(ENCODER)))
+    graph = backend.load(bundle, ENCODER)
+    return lambda pixels: np.asarray(graph({"pixels": pixels})["features"])
 
 
 def _embed(model: TaggingModel, words: Mapping[str, str | None]) -> np.ndarray:
@@ -199,6 +232,13 @@ def _compare(
     return Parity(output, size, error, relative_error(value, reference, reach))
 
 
+def _compare_features(size: dict[str, int], value: np.ndarray, reference: np.ndarray) -> Parity:
+    compared = _compare("features", size, value, reference)
+    lengths = np.linalg.norm(value, axis=-1) * np.linalg.norm(reference, axis=-1)
+    cosines = (value * reference).sum(axis=-1) / np.maximum(lengths, 1e-12)
+    return replace(compared, cosine=float(cosines.min()))
+
+
 def _compare_logits(
     output: str,
     size: dict[str, int],
@@ -214,4 +254,6 @@ def _compare_logits(
     # close as the error that was found: within that, every order is allowed by arithmetic.)
     allowed = _TIE * float(np.abs(reach).max())
     equal = bool((np.abs(np.take_along_axis(reference, ours, axis=1) - theirs) <= allowed).all())
-    return Parity(compared.output, size, compared.max_error, compared.relative_error, equal)
+    first = np.argsort(-reference, axis=1, kind="stable")[:, :top]
+    shared = (ours[:, :, None] == first[:, None, :]).any(axis=2)
+    return replace(compared, top_labels_equal=equal, top_agreement=float(shared.mean()))

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from ovml_deploy.models.prompt_tuned import PromptTunedHead
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.runtime.backends import create_backend
 from ovml_deploy.runtime.bundle import TEXT_ENCODER, Bundle
-from ovml_deploy.runtime.selfcheck import verify
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.text_encoder import TextEncoder
+from ovml_deploy.runtime.verify import failures, verify
 from ovml_deploy.training.config import PromptTrainConfig
 from ovml_deploy.training.prompts_run import new_model
 
@@ -78,9 +79,7 @@ def test_every_tower_becomes_a_bundle(exported, pictures) -> None:
     assert (bundle.head, bundle.label_dim) == ("prompt-tuned", 2 * dims)
     assert bundle.learned_tokens == model.head.learned_tokens(model.backbone)
     assert "labels" not in bundle.manifest["head"]["settings"]
-    assert [found.output for found in verify(path)] == [
-        *("features", "logits", "text_features", "label_embeddings")
-    ]
+    assert failures(verify(path)) == []
     tagger = Tagger.load(path)
     require_labels(model, tagger.text_encoder)
     # through files, words and labels; and which position it was
@@ -111,9 +110,7 @@ def test_the_cnn_tower_as_graphs(make_model, tiny_cnn, tmp_path: Path) -> None:
     model = make_model(tiny_cnn, "prompt-tuned")
     export_encoder(model, tmp_path / "encoder.onnx")
     export_matcher(model, tmp_path / "matcher.onnx")
-    encoder, matcher = (
-        create_backend().load(tmp_path / f"{n}.onnx") for n in ("encoder", "matcher")
-    )
+    encoder, matcher = (run_graph(tmp_path / f"{n}.onnx") for n in ("encoder", "matcher"))
     exact = copy.deepcopy(model).double()
     mean, std = exact.backbone.mean, exact.backbone.std
     labels = model.embed_labels(["cat", "a boat", "dog"])
@@ -143,7 +140,7 @@ def test_a_single_branch_may_make_the_logits(tuned_model, tmp_path: Path, branch
     assert shapes == {name: ["batch", "labels"] for name in [*LOGITS, "winners"]}
     features = F.normalize(torch.randn(3, 17, 32), dim=-1)
     labels = model.embed_labels(["cat", "a boat"])
-    outputs = create_backend().load(path)({"features": features.numpy(), "labels": labels.numpy()})
+    outputs = run_graph(path)({"features": features.numpy(), "labels": labels.numpy()})
     expected = model.head.outputs(features, labels)
     for name, value in outputs.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
@@ -156,8 +153,9 @@ def test_pooling_reads_the_end_of_text_and_no_learned_token(tuned_model, tuned_b
     (name,) = tuned_model.backbone.token_ids(["a boat"])
     ids = tokens.prompt(name, 1, "things")
     assert max(ids) >= tokens.first_id > max(name)
-    graph = create_backend().load(tuned_bundle / TEXT_ENCODER)
-    found = graph({"token_ids": np.array([ids, ids])})["text_features"]
+    found = run_graph(tuned_bundle / TEXT_ENCODER)({"token_ids": np.array([ids, ids])})[
+        "text_features"
+    ]
     clip = tuned_model.backbone.model
     table = torch.cat([clip.token_embedding.weight, tuned_model.head.rows()])
     with torch.no_grad():
@@ -179,7 +177,13 @@ def test_without_shared_and_group_tokens_a_new_label_is_its_name(
     head = PromptTunedHead(config, tuned_model.head.projection)
     model = TaggingModel(tuned_model.backbone, head, ("{}",)).eval()
     bundle = export_bundle(model, tmp_path / "bundle")
-    require_labels_of_name(model, TextEncoder(bundle, create_backend()))
+    require_labels_of_name(model, TextEncoder(bundle, create_backend("cpu")))
+
+
+def run_graph(path: Path) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def require_labels_of_name(model: TaggingModel, encoder: TextEncoder) -> None:

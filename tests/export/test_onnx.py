@@ -20,8 +20,8 @@ from ovml_deploy.models.heads import ZeroShotHead
 from ovml_deploy.models.qks import QKSConfig, QKSHead
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.runtime.bundle import Bundle
-from ovml_deploy.runtime.selfcheck import verify
 from ovml_deploy.runtime.tagger import Tagger
+from ovml_deploy.runtime.verify import failures, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,12 +53,12 @@ def test_every_tower_becomes_a_bundle(
     bundle = export_bundle(model, tmp_path / "bundle", {"few": labels})
     require_agreement(bundle.manifest)
     assert (bundle.head, bundle.embed_dim) == (kind, model.backbone.embed_dim)
-    assert {found.output for found in verify(bundle.path)} == {
-        "features",
-        "logits",
-        "text_features",
-        "label_embeddings",
-    }
+    stages = verify(bundle.path)
+    assert [found.output for found in stages] == [
+        *("pixels", "pixels of a JPEG", "features"),
+        *("text_features", "label_embeddings", "logits", "tags"),
+    ]
+    assert failures(stages) == []
     # and the same through files, words and labels
     tagger = Tagger.load(bundle.path)
     features = tagger.encode(pictures)

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import export.onnx as export_onnx
 from export.onnx import export_bundle
 from export.verify import Parity, _compare_logits, example_images, require_parity, summarise
-from ovml_deploy.errors import DeviceError, ExportError, LabelError, OvmlError
+from ovml_deploy.errors import ExportError, LabelError, OvmlError
 from ovml_deploy.runtime.bundle import Bundle
 
 
@@ -61,7 +61,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], None], type[OvmlError], str]] = {
     "matcher": ("matcher.onnx", negate_logits, ExportError, "logits at .* of 2.0e"),
     "text": ("text_encoder.onnx", nudge, ExportError, "PyTorch: text_features"),
     "shape": ("encoder.onnx", swap_axes, ExportError, r"shape \(1, 32, 3\).*PyTorch gives \(1, 3,"),
-    "golden": ("golden.safetensors", forget_golden, DeviceError, "text_features has a relative"),
+    "golden": ("golden.safetensors", forget_golden, ExportError, "text_features has a relative"),
 }
 
 
@@ -70,7 +70,7 @@ def graphs_of(tiny_bundle: Path, monkeypatch) -> Callable[..., None]:
     """Make exports take the graphs of ``tiny_bundle``, one of them changed."""
 
     def install(name: str = "", change: Callable[[Path], None] = lambda path: None) -> None:
-        def write(model: object, folder: Path) -> None:
+        def write(model: object, folder: Path, precision: str) -> None:
             shutil.copytree(tiny_bundle, folder, dirs_exist_ok=True)
             if name:
                 change(folder / name)
