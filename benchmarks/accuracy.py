@@ -25,12 +25,12 @@ from ovml_deploy import assets
 from ovml_deploy.models.checkpoint import load_checkpoint
 from ovml_deploy.models.qks import QKSHead
 from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.pipelines.agreement import average_precision, mean_average_precision
 from ovml_deploy.pipelines.logits import collect_logits
 from ovml_deploy.runtime.results import TagResult
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.training.bootstrap import Interval, bootstrap_difference, bootstrap_evaluation
 from ovml_deploy.training.data.text_files import read_lines
-from ovml_deploy.training.metrics import average_precision, mean_average_precision
 from ovml_deploy.training.mini.backbone_folder import IMAGE_SIZE
 from ovml_deploy.training.mini.build import TEMPLATES, WITHHELD, embed_words, head_scores
 from ovml_deploy.training.mini.features import Encoded, PictureReader

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ovml_deploy.models.backbone import Backbone
 from ovml_deploy.models.checkpoint import load_checkpoint
 from ovml_deploy.models.prompt_tuned import PromptTunedHead, local_logits
+from ovml_deploy.pipelines.agreement import mean_average_precision
 from ovml_deploy.training.bootstrap import bootstrap_difference, bootstrap_evaluation
 from ovml_deploy.training.config import PromptTrainConfig
 from ovml_deploy.training.interrupt import StopRequest
@@ -31,7 +32,6 @@ from ovml_deploy.training.knowledge.groups import cluster, restrict
 from ovml_deploy.training.knowledge.lexical import lexical_knowledge
 from ovml_deploy.training.knowledge.words import words as split
 from ovml_deploy.training.losses import make_loss
-from ovml_deploy.training.metrics import mean_average_precision
 from ovml_deploy.training.mini.build import TEMPLATES, WITHHELD, embed_words
 from ovml_deploy.training.mini.features import Encoded, PictureReader
 from ovml_deploy.training.mini.material import Material

@@ -1,0 +1,111 @@
+"""Which of this machine's devices and precisions is fastest, and how close each is to PyTorch.
+
+    python benchmarks/backends.py [--engine build/qks] [--batch 1,8] [--labels 80] [--seconds 20]
+
+Without ``--engine`` it exports CLIP ViT-B/16 + QKS (7 layers, 12 queries) with random weights to
+build/bench once, which needs the 'export' extra (speed does not depend on the weights). Pixels to
+scores: encoding and matching, no reading of files. All engines are loaded together and take turns
+of four batches, so that a machine that slows down slows them all; the first of a turn does not
+count, as the threads of the one before may still spin. Medians are shown. ``slower`` is against the
+fastest. Errors are those of the golden inputs.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tables import markdown
+
+from ovml_deploy.errors import DeviceError
+from ovml_deploy.runtime.backends import DEVICES, candidates, why_missing
+from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.runtime.cpu import cpu_features, cpu_name
+from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.runtime.vocabulary import Vocabulary
+
+_TURN = 4
+DEFAULT = Path("build/bench/vit-b16-qks")
+
+
+def make_bundle(path: Path) -> Path:
+    """Export the papers' model with random weights, unless that was done."""
+    if path.is_dir():
+        return path
+    from fidelity import image_trained_models
+
+    from export.onnx import export_bundle
+
+    *_, (_, model) = image_trained_models()
+    export_bundle(model, path)
+    return path
+
+
+def open_engines(bundle: Bundle) -> list[Engine]:
+    """Load every device and precision that works here; print why others do not."""
+    engines = []
+    for device in DEVICES:
+        if (reason := why_missing(device)) is not None:
+            print(f"not here: {device}: {reason}")
+    plans = [(str(plan), "auto") for plan in sorted(bundle.path.glob("*.plan"))]
+    for device, precision in [*candidates(graph=bundle.precision), *plans]:
+        try:
+            engines.append(Engine.open(bundle.path, device, precision))
+        except DeviceError as error:
+            print(f"refused: {error}")
+    return engines
+
+
+def measure(
+    engines: Sequence[Engine], pixels: np.ndarray, vocabulary: Vocabulary, seconds: float
+) -> list[float]:
+    """Return each engine's median seconds for a batch, all of them taking turns."""
+    times: list[list[float]] = [[] for _ in engines]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 2 * _TURN:
+        for engine, taken in zip(engines, times, strict=True):
+            for call in range(_TURN):
+                start = time.perf_counter()
+                engine.match(engine.encode(pixels), vocabulary)
+                if call:
+                    taken.append(time.perf_counter() - start)
+    return [statistics.median(taken[_TURN - 1 :]) for taken in times]  # the first turn warms up
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", type=Path)
+    parser.add_argument("--batch", default="1,8")
+    parser.add_argument("--labels", type=int, default=80)
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each batch size")
+    options = parser.parse_args()
+    bundle = Bundle.open(options.engine or make_bundle(DEFAULT))
+    batches = [int(part) for part in options.batch.split(",")]
+    print(f"{cpu_name()}, {', '.join(cpu_features())}; {available_cpus()} threads; {bundle.path}")
+    engines = open_engines(bundle)
+    random = np.random.default_rng(0)
+    embeddings = random.normal(size=(options.labels, bundle.label_dim))
+    names = tuple(f"label {i}" for i in range(options.labels))
+    words = Vocabulary("random", names, embeddings, bundle.text_hash, bundle.prompt_hash)
+    columns = []
+    for batch in batches:
+        size = (batch, *bundle.preprocessing.size, 3)
+        pixels = random.integers(0, 256, size, dtype=np.uint8)
+        columns.append([t / batch for t in measure(engines, pixels, words, options.seconds)])
+    header = ["engine", "worst error"]
+    for batch in batches:
+        header += [f"batch {batch}, ms an image", "slower"]
+    rows = [header]
+    for i, engine in enumerate(engines):
+        row = [engine.backend.description, f"{max(f.relative_error for f in engine.check()):.0e}"]
+        for column in columns:
+            row += [f"{1000 * column[i]:.1f}", f"{column[i] / min(column):.2f}x"]
+        rows.append(row)
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
