@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from tables import markdown
 
-from ovml_deploy.errors import DeviceError
+from ovml_deploy.errors import OvmlError
 from ovml_deploy.runtime.backends import DEVICES, candidates, why_missing
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.cpu import cpu_features, cpu_name
 from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.plans import find_plans
 from ovml_deploy.runtime.threads import available_cpus
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
@@ -50,11 +51,11 @@ def open_engines(bundle: Bundle) -> list[Engine]:
     for device in DEVICES:
         if (reason := why_missing(device)) is not None:
             print(f"not here: {device}: {reason}")
-    plans = [(str(plan), "auto") for plan in sorted(bundle.path.glob("*.plan"))]
+    plans = [(str(plan.path), "auto") for plan in find_plans(bundle.path)[0]]
     for device, precision in [*candidates(graph=bundle.precision), *plans]:
         try:
             engines.append(Engine.open(bundle.path, device, precision))
-        except DeviceError as error:
+        except OvmlError as error:
             print(f"refused: {error}")
     return engines
 

@@ -39,6 +39,7 @@ from ovml_deploy.pipelines.labelled_images import Labelled, read_labelled_folder
 from ovml_deploy.pipelines.logits import collect_logits
 from ovml_deploy.runtime.bundle import ENCODER, MANIFEST, Bundle
 from ovml_deploy.runtime.images import open_image
+from ovml_deploy.runtime.plans import SUFFIX, metadata_path
 from ovml_deploy.runtime.results import scores_of
 from ovml_deploy.runtime.selfcheck import read_golden, relative_error
 from ovml_deploy.runtime.tagger import Tagger
@@ -297,7 +298,8 @@ def _pixels(bundle: Bundle, paths: Sequence[str]) -> np.ndarray:
 def _unwanted(folder: str, names: list[str]) -> list[str]:
     """What is of the float32 encoder: its graph, engines, and how it fared."""
     known = (ENCODER, f"{ENCODER}.data", VERIFIED)
-    return [name for name in names if ".plan" in name or name in known]
+    told = {metadata_path(Path(name)).name for name in names if name.endswith(SUFFIX)}
+    return [name for name in names if SUFFIX in name or name in known or name in told]
 
 
 def _manifest(bundle: Bundle, folder: Path) -> dict[str, Any]:

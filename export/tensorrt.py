@@ -124,10 +124,10 @@ def _sizes(bundle: Bundle, batch: Sequence[int], labels: Sequence[int]) -> dict[
 
 
 def _three(option: str, sizes: Sequence[int]) -> Sizes:
-    if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
+    if len(sizes) != 3 or not 1 == sizes[0] <= sizes[1] <= sizes[2]:
         raise UsageError(
-            f"--{option} takes the smallest, the best and the greatest size, such as 1,8,32; it was "
-            f"given {','.join(map(str, sizes))}."
+            f"--{option} takes the smallest, the best and the greatest size, such as 1,8,32, and the "
+            f"smallest is 1, for one may come alone; it was given {','.join(map(str, sizes))}."
         )
     return sizes[0], sizes[1], sizes[2]
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ class Builder:
         known = file.read_bytes() if file.is_file() else b""
         config.set_timing_cache(config.create_timing_cache(known), False)
         yield
-        with write_atomically(file) as temporary:
+        with suppress(OSError), write_atomically(file) as temporary:  # it only saves time
             temporary.write_bytes(config.get_timing_cache().serialize())
 
 

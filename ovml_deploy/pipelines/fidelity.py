@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ovml_deploy.errors import DataError, UsageError
+from ovml_deploy.errors import DataError, DeviceError, UsageError
 from ovml_deploy.pipelines.agreement import (
     MAX_MAP_CHANGE,
     MIN_TAG_AGREEMENT,
@@ -91,6 +91,11 @@ class Comparison:
         self._paths = paths
         self._progress = progress or (lambda items, total, what: iter(items))
         self.stages = verify_engine(reference)
+        if wrong := failures(self.stages):
+            raise DeviceError(
+                f"{reference.backend.description} is what others are compared with, and is itself not "
+                f"near to PyTorch on {reference.bundle.path}: {'; '.join(wrong)}. Export the bundle again."
+            )
         self._reference = reference
         targets = None
         if labelled is not None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ovml_deploy.errors import BundleError, OvmlError
 from ovml_deploy.runtime.backends import AUTO, DEVICES, PLAN, precisions_of, why_missing
-from ovml_deploy.runtime.bundle import ENCODER, MATCHER, TEXT_ENCODER, Bundle
+from ovml_deploy.runtime.bundle import ENCODER, Bundle
 from ovml_deploy.runtime.cpu import cpu_features, cpu_name
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.gpus import Driver, find_driver, no_gpu
 from ovml_deploy.runtime.label_cache import cache_folder
-from ovml_deploy.runtime.plans import Plan, find_plans
+from ovml_deploy.runtime.plans import GRAPHS, Plan, find_plans
 from ovml_deploy.runtime.threads import allowed_cpus, available_cpus, cpu_quota
 
 NEEDED = ("numpy", "pillow", "tokenizers", "safetensors", "ftfy", "fire", "rich")
@@ -24,7 +24,6 @@ ENGINES = (
 )
 PYTORCH = ("torch", "open_clip_torch", "onnx", "onnxscript", "transformers", "timm", "nncf")
 
-_GRAPHS = (ENCODER, MATCHER, TEXT_ENCODER)
 _ON_GPU = ("cuda", "tensorrt")
 _SLOW_TO_START = {"tensorrt": "it builds engines for minutes at its first start"}
 
@@ -102,15 +101,18 @@ def examine(engine: str | Path) -> Report:
     machine = _machine()
     untried = {device: _why_untried(device, machine.no_gpu) for device in DEVICES}
     trials: list[Trial] = []
-    plans: list[Plan] = []
+    plans: dict[str, str] = {}
     precision = None
     try:
         bundle = Bundle.open(engine)
         precision = bundle.precision
         for device in [device for device in DEVICES if untried[device] is None]:
             trials += [_try(bundle, device, some) for some in precisions_of(device, precision)]
-        plans = find_plans(bundle.path)
-        trials += [_try_plan(bundle, plan) for plan in plans]
+        found, unreadable = find_plans(bundle.path)
+        trials += [_try_plan(bundle, plan) for plan in found]
+        trials += [Trial(str(p), "", refused=why, broken=True) for p, why in unreadable.items()]
+        plans = {str(plan.path): plan.summary() for plan in found}
+        plans |= {str(path): "cannot be read" for path in unreadable}
         auto = _choose(engine)
     except OvmlError as error:
         auto = Choice(fault=str(error))
@@ -121,7 +123,7 @@ def examine(engine: str | Path) -> Report:
         precision=precision,
         untried={device: why for device, why in untried.items() if why is not None},
         trials=tuple(trials),
-        plans={str(plan.path): plan.summary() for plan in plans},
+        plans=plans,
         auto=auto,
     )
 
@@ -170,7 +172,7 @@ def _try(bundle: Bundle, device: str, precision: str) -> Trial:
         seconds = time.perf_counter() - start
         placement = {
             Path(name).stem: engine.backend.load(bundle, name, exact=name != ENCODER).placement()
-            for name in _GRAPHS
+            for name in GRAPHS
         }
     except OvmlError as error:
         broken = isinstance(error, BundleError)

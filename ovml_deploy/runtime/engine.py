@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,11 +17,12 @@ from ovml_deploy.runtime.backends import (
     Array,
     Backend,
     Graph,
+    available_devices,
     candidates,
     create_backend,
 )
 from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
-from ovml_deploy.runtime.selfcheck import Agreement, check_golden
+from ovml_deploy.runtime.selfcheck import Agreement, check_golden, check_texts
 from ovml_deploy.runtime.text_encoder import TextEncoder
 from ovml_deploy.runtime.verified import failed_gate
 from ovml_deploy.runtime.vocabulary import Vocabulary
@@ -28,6 +30,8 @@ from ovml_deploy.runtime.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 _CHECKED_IMAGES = 2
+
+_Opened = TypeVar("_Opened")
 
 
 class Engine:
@@ -43,7 +47,9 @@ class Engine:
         self.refused: Sequence[str] = ()
         self._encoder = encoder
         self._matcher = matcher
+        self._checks_texts = True
         self._text_encoder: TextEncoder | None = None
+        self._text_lock = Lock()
         self._matchers: WeakKeyDictionary[Vocabulary, Graph] = WeakKeyDictionary()
         self._lock = Lock()
 
@@ -69,34 +75,23 @@ class Engine:
             if (reason := failed_gate(bundle, backend)) is not None:
                 logger.warning("used because it is named, although %s", reason)
             return cls._checked(bundle, backend)
-        refused: list[str] = []
-        for name, some in candidates(precision, bundle.precision):
-            try:
-                backend = create_backend(name, some, bundle.precision)
-                if (reason := failed_gate(bundle, backend)) is not None:
-                    raise DeviceError(reason)
-                found = cls._checked(bundle, backend)
-            except DeviceError as error:
-                logger.warning("auto passes over %s in %s: %s", name, some, error)
-                refused.append(str(error))
-                continue
-            found.refused = refused
-            logger.info("auto chose %s", found.backend.description)
-            return found
-        raise DeviceError(
-            f"No device here runs {bundle.path} in precision {precision!r}. "
-            + (" ".join(refused) or "Install one: pip install 'ovml-deploy[cpu]'.")
-        )
+        found, refused = _first(bundle, precision, lambda backend: cls._checked(bundle, backend))
+        found.refused = refused
+        logger.info("auto chose %s", found.backend.description)
+        return found
 
     @classmethod
     def load(cls, bundle: Bundle, backend: Backend) -> "Engine":
         """Load a bundle's graphs unchecked, for those who check them: see ``runtime.verify``."""
         encoder = backend.load(bundle, ENCODER)
-        return cls(bundle, backend, encoder, backend.load(bundle, MATCHER, exact=True))
+        engine = cls(bundle, backend, encoder, backend.load(bundle, MATCHER, exact=True))
+        engine._checks_texts = False
+        return engine
 
     @classmethod
     def _checked(cls, bundle: Bundle, backend: Backend) -> "Engine":
         engine = cls.load(bundle, backend)
+        engine._checks_texts = True
         engine.check(_CHECKED_IMAGES)
         return engine
 
@@ -106,10 +101,11 @@ class Engine:
 
     @property
     def text_encoder(self) -> TextEncoder:
-        """The text encoder, loaded when first needed."""
-        with self._lock:
+        """The text encoder, loaded and checked when first needed. Raises DeviceError."""
+        with self._text_lock:
             if self._text_encoder is None:
-                self._text_encoder = TextEncoder(self.bundle, self.backend)
+                load = _checked_text_encoder if self._checks_texts else TextEncoder
+                self._text_encoder = load(self.bundle, self.backend)
             return self._text_encoder
 
     def encode(self, pixels: np.ndarray) -> Array:
@@ -146,8 +142,39 @@ def open_text_encoder(engine: str | Path, device: str = AUTO) -> TextEncoder:
     """
     bundle, device = Bundle.open(engine), named_device(engine, device)
     if device == AUTO:
-        device = next((name for name, _ in candidates(graph=bundle.precision)), "cpu")
-    return TextEncoder(bundle, create_backend(device, graph=bundle.precision))
+        return _first(bundle, AUTO, lambda backend: _checked_text_encoder(bundle, backend))[0]
+    return _checked_text_encoder(bundle, create_backend(device, graph=bundle.precision))
+
+
+def _checked_text_encoder(bundle: Bundle, backend: Backend) -> TextEncoder:
+    """A wrong one would spoil the cache of labels, which all devices share."""
+    encoder = TextEncoder(bundle, backend)
+    check_texts(bundle, backend, encoder.features)
+    return encoder
+
+
+def _first(
+    bundle: Bundle, precision: str, opened: Callable[[Backend], _Opened]
+) -> tuple[_Opened, list[str]]:
+    """Return what ``opened`` gives of the first device that it works on, and why not others before."""
+    refused: list[str] = []
+    for name, some in candidates(precision, bundle.precision):
+        try:
+            backend = create_backend(name, some, bundle.precision)
+            if (reason := failed_gate(bundle, backend)) is not None:
+                raise DeviceError(reason)
+            return opened(backend), refused
+        except DeviceError as error:
+            logger.warning("auto passes over %s in %s: %s", name, some, error)
+            refused.append(str(error))
+    remedy = "Install one: pip install 'ovml-deploy[cpu]'."
+    if available_devices():
+        remedy = (
+            f"The bundle is in {bundle.precision}: leave --precision away, or export it in another."
+        )
+    raise DeviceError(
+        f"No device here runs {bundle.path} in precision {precision!r}. {' '.join(refused) or remedy}"
+    )
 
 
 def named_device(engine: str | Path, device: str) -> str:

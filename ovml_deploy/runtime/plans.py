@@ -154,10 +154,16 @@ class Plan:
         return f"Build it again: {command}"
 
 
-def find_plans(folder: Path) -> list[Plan]:
-    """Return the plans in a folder. Raises BundleError for one that cannot be read."""
-    files = sorted(folder.glob(f"*{SUFFIX}"))
-    return [Plan.read(file) for file in files if metadata_path(file).is_file()]
+def find_plans(folder: Path) -> tuple[list[Plan], dict[Path, str]]:
+    """Return the plans in a folder, and why those that cannot be read cannot."""
+    plans, faults = [], {}
+    for file in sorted(folder.glob(f"*{SUFFIX}")):
+        if metadata_path(file).is_file():
+            try:
+                plans.append(Plan.read(file))
+            except BundleError as error:
+                faults[file] = str(error)
+    return plans, faults
 
 
 def metadata_path(plan: Path) -> Path:

@@ -1,5 +1,6 @@
 """Runs a bundle's golden inputs, to see that a backend gives what PyTorch gave."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,16 @@ def check_golden(
         require_agreement(bundle, backend, name, value, golden[name][: len(pixels)], allowed)
         for name, value in (("features", features), ("logits", logits))
     ]
+
+
+def check_texts(
+    bundle: Bundle, backend: Backend, encode: Callable[[Sequence[str]], np.ndarray]
+) -> Agreement:
+    """Run the golden prompts. Raises DeviceError where their features are not PyTorch's."""
+    golden = read_golden(bundle)
+    name, prompts = "text_features", golden["prompts"].tobytes().decode().split("\n")
+    allowed = TOLERANCE["fp32"]  # in every precision
+    return require_agreement(bundle, backend, name, encode(prompts), golden[name], allowed)
 
 
 def tells_images_apart(features: np.ndarray) -> bool:

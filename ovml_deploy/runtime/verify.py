@@ -21,7 +21,7 @@ from ovml_deploy.runtime.images import open_image
 from ovml_deploy.runtime.labels import parse_grouped_labels
 from ovml_deploy.runtime.pictures import Picture, read_pictures
 from ovml_deploy.runtime.plans import find_plans
-from ovml_deploy.runtime.precision import TOLERANCE
+from ovml_deploy.runtime.precision import TOLERANCE, why_not_on_cpu
 from ovml_deploy.runtime.selfcheck import read_golden, relative_error, tells_images_apart
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
@@ -122,19 +122,21 @@ def present_backends(
     here = [*candidates(precision, bundle.precision)]
     known = {device for device, _ in here}
     absent = [
-        (device, why_missing(device) or _why_not_tried(device, precision))
+        (device, why_missing(device) or _why_not_tried(bundle, device, precision))
         for device in DEVICES
         if device not in known
     ]
-    for plan in find_plans(bundle.path):
-        if precision in (AUTO, plan.precision):
-            here.append((str(plan.path), AUTO))
+    plans, unreadable = find_plans(bundle.path)
+    some = [plan.path for plan in plans if precision in (AUTO, plan.precision)]
+    here += [(str(path), AUTO) for path in (*some, *unreadable)]  # loading those says why not
     return here, absent
 
 
-def _why_not_tried(device: str, precision: str) -> str:
+def _why_not_tried(bundle: Bundle, device: str, precision: str) -> str:
     if device == "tensorrt":
         return "it builds engines for minutes at its first start; verify it with --device tensorrt"
+    if device == "cpu" and (reason := why_not_on_cpu(bundle.precision)) is not None:
+        return reason
     return f"it does not run this bundle in precision {precision} on this machine"
 
 

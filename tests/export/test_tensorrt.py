@@ -269,7 +269,13 @@ def test_enterprise_tensorrt_keeps_its_timings(tiny_bundle: Path, tmp_path: Path
 
 def start(stderr: int | None, *arguments: object) -> "subprocess.Popen[bytes]":
     command: Sequence[str] = [sys.executable, "-m", "export.tensorrt", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job's may be ignored
+    )
 
 
 def wait_for(condition: Callable[[], object], process: "subprocess.Popen[bytes]") -> None:

@@ -1,6 +1,8 @@
 """Every engine of this machine gives PyTorch's answers, at all sizes, whatever was asked before."""
 
 import gc
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,3 +203,25 @@ def test_cuda_gives_what_pytorch_gave(tiny_bundle: Path, images, sizes) -> None:
         )
         < TOLERANCE["fp32"]
     )
+
+
+ENGINES_THAT_OVERLAP = """
+import gc, signal
+from ovml_deploy import assets
+from ovml_deploy.runtime.engine import Engine
+caught = []
+signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
+one = Engine.open(assets.MINI, "openvino", "fp32")
+other = Engine.open(assets.MINI, "openvino", "fp32")
+del one
+gc.collect()
+del other
+gc.collect()
+signal.raise_signal(signal.SIGTERM)
+assert caught == [1]
+"""
+
+
+def test_a_signal_is_survived_after_openvinos_engines_are_gone() -> None:
+    done = subprocess.run([sys.executable, "-c", ENGINES_THAT_OVERLAP], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

@@ -61,7 +61,7 @@ def plan(bundle: Bundle) -> Plan:
 
 def test_what_is_written_is_read(plan: Plan, bundle: Bundle) -> None:
     assert Plan.read(plan.path) == plan
-    assert find_plans(bundle.path) == [plan]  # one: the others are part of it
+    assert find_plans(bundle.path) == ([plan], {})  # one: the others are part of it
     assert plan.precision == "fp16"
     for part in ("qks.plan", "rtx TensorRT 1.7.1.116", "sm86, sm89", "fp16", "0.0 MB"):
         assert part in plan.summary()
@@ -126,7 +126,7 @@ def test_a_plan_without_its_json(plan: Plan) -> None:
     with pytest.raises(BundleError, match=r"There is no qks\.json beside .*--target current") as e:
         Plan.read(plan.path)
     assert f"--out '{plan.path}'" in str(e.value)
-    assert find_plans(plan.path.parent) == []
+    assert find_plans(plan.path.parent) == ([], {})
 
 
 def _set(*keys: str, to: object) -> Callable[[dict[str, Any]], None]:

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import TYPE_CHECKING, Any
@@ -42,28 +43,34 @@ def missing() -> str | None:
     return None
 
 
-def native_precisions() -> list[str]:
-    """Return the precisions below float32 that this CPU has instructions for, best first."""
+@cache
+def _core() -> "openvino.Core":
+    """The one core of the process, which is never freed.
+
+    Each core gives its thread a stack for signals and, when it is freed, the one of before, which
+    may be another core's that is gone: the next signal would end the process.
+    """
     import openvino
 
-    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
+
+
+def native_precisions() -> list[str]:
+    """Return the precisions below float32 that this CPU has instructions for, best first."""
+    able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name, capability in _CAPABILITIES.items() if capability in able]
 
 
 class _Compiled:
-    def __init__(self, core: "openvino.Core", model: "openvino.Model", settings: dict[str, Any]):
-        self._core = core
+    def __init__(self, model: "openvino.Model", settings: dict[str, Any]):
         self._model = model
         self._settings = settings
-        self._compiled = core.compile_model(model, "CPU", settings)
+        self._compiled = _core().compile_model(model, "CPU", settings)
         self._outputs = [output.any_name for output in self._compiled.outputs]
         self._idle: LifoQueue[openvino.InferRequest] = LifoQueue()  # a request serves one caller
 
     def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
-        try:
-            request = self._idle.get_nowait()
-        except Empty:
-            request = self._compiled.create_infer_request()
+        request = self._request()
         try:
             arrays = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
             values = request.infer(arrays, share_inputs=True, share_outputs=False)
@@ -74,8 +81,25 @@ class _Compiled:
         finally:
             self._idle.put(request)
 
+    def _request(self) -> "openvino.InferRequest":
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            pass
+        try:
+            return self._compiled.create_infer_request()
+        except Exception as error:
+            raise DeviceError(f"OpenVINO cannot start another call: {error}") from error
+
     def fix(self, inputs: Mapping[str, np.ndarray]) -> "_Compiled":
         """Make inputs constants of the graph: OpenVINO packs them as it packs weights."""
+        try:
+            return self._fixed(inputs)
+        except Exception as error:
+            shapes = {name: list(value.shape) for name, value in inputs.items()}
+            raise DeviceError(f"OpenVINO cannot fix inputs {shapes}: {error}") from error
+
+    def _fixed(self, inputs: Mapping[str, np.ndarray]) -> "_Compiled":
         from openvino import opset13
 
         model = self._model.clone()
@@ -85,7 +109,9 @@ class _Compiled:
             for user in parameter.output(0).get_target_inputs():
                 user.replace_source_output(constant.output(0))
             model.remove_parameter(parameter)
-        return _Compiled(self._core, model, self._settings)
+        fixed = _Compiled(model, self._settings)
+        fixed._model = self._model  # not the one that holds the constant, besides the packed copy
+        return fixed
 
     def placement(self) -> dict[str, int]:
         """Nodes by the type they compute in, after fusion."""
@@ -121,7 +147,6 @@ class OpenVINO:
         self.precision = precision
         # a graph of lower precision says itself where, and all else in it is to stay float32
         self._hint = _HINTS[precision] if graph == "fp32" else _HINTS["fp32"]
-        self._core = openvino.Core()
         self._threads = available_cpus()
         self.version = openvino.get_version().split("-")[0]
         self.description = (
@@ -145,6 +170,6 @@ class OpenVINO:
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         try:
-            return _Compiled(self._core, self._core.read_model(path), settings)
+            return _Compiled(_core().read_model(path), settings)
         except Exception as error:
             raise DeviceError(f"OpenVINO cannot load {path}: {error}") from error

@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovml_deploy.errors import BundleError, DeviceError
+from ovml_deploy.runtime.backends import tensorrt_module
 from ovml_deploy.runtime.backends.base import Array, Graph
 from ovml_deploy.runtime.backends.recorded import RecordedEncoder
 from ovml_deploy.runtime.bundle import ENCODER, Bundle
 from ovml_deploy.runtime.gpus import find_driver, no_gpu
 from ovml_deploy.runtime.label_cache import cache_folder
+from ovml_deploy.runtime.plans import ENTERPRISE
 from ovml_deploy.runtime.threads import available_cpus, threads
 
 if TYPE_CHECKING:
@@ -160,10 +162,16 @@ class _Session:
         """Copy inputs to the device; on the CPU they are used where they lie."""
         from onnxruntime import OrtValue
 
-        placed = {
-            name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._memory)
-            for name, value in inputs.items()
-        }
+        try:
+            placed = {
+                name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._memory)
+                for name, value in inputs.items()
+            }
+        except Exception as error:  # such as too little memory on the device
+            shapes = {name: list(value.shape) for name, value in inputs.items()}
+            raise DeviceError(
+                f"ONNX Runtime cannot keep inputs {shapes} of {self._path} on the device: {error}"
+            ) from error
         return _Session(self._session, self._path, self._memory, {**self._fixed, **placed})
 
     def placement(self) -> dict[str, int]:
@@ -208,6 +216,8 @@ class OnnxRuntime:
         if self._provider.memory == "cuda":
             with redirect_stdout(sys.stderr):  # it prints what it does not find
                 onnxruntime.preload_dlls()  # CUDA's libraries may have come with pip
+            if device == "tensorrt":  # and TensorRT's, which its package loads
+                tensorrt_module.load(tensorrt_module.FLAVOURS[ENTERPRISE])
             where = "GPU through CUDA" if device == "cuda" else "GPU through TensorRT"
         self.description = f"ONNX Runtime {onnxruntime.__version__} on {where}, {precision}"
 
@@ -254,8 +264,10 @@ class OnnxRuntime:
             options.add_free_dimension_override_by_name("batch", batch)
         chosen = dict(provider.options)
         if provider.caches:
-            folder = str(cache_folder() / "tensorrt")
-            chosen |= {"trt_engine_cache_path": folder, "trt_timing_cache_path": folder}
+            folder = cache_folder() / "tensorrt"
+            with suppress(OSError):  # it makes no parents; what cannot be made it tells of
+                folder.mkdir(parents=True, exist_ok=True)
+            chosen |= {"trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
         providers: list[Any] = [(provider.name, chosen)]
         if provider.caches:
             providers.append((_CUDA.name, dict(_CUDA.options)))

@@ -43,9 +43,16 @@ def require_survival(bundle: Bundle, device: str, precision: str, version: str) 
 def _try(bundle: Bundle, precision: str) -> str:
     """Return how the child ended, "" where it ended well."""
     command = [sys.executable, "-m", __name__, str(bundle.path), precision]
+    # the modules of this process, and none of the folder that it happens to be run in
+    own = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_LONGEST, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST,
+            check=False,
+            env={**os.environ, **own},
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {_LONGEST} s"

@@ -1,12 +1,13 @@
 """An encoder with a CUDA graph for each of a few batch sizes: no kernel is launched one by one.
 
 ONNX Runtime records a graph for one shape at fixed addresses, so every batch size has a session of
-its own (with the weights once more), and one input and output that are used again and again.
+its own (with the weights once more), and one input and output that are used again and again. Such a
+session may be run by one thread only, the one that recorded.
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +46,7 @@ class _Recording:
 class RecordedEncoder:
     """Runs each batch at the next recorded size, filled up with black images; a longer one in parts.
 
-    ``plain``: the same graph without a recording. Callers take turns, as a recording has one input.
+    ``plain``: the same graph without a recording. Callers take turns, on a thread of its own.
     """
 
     def __init__(
@@ -55,26 +56,37 @@ class RecordedEncoder:
         path: Path,
         memory: str,
     ) -> None:
-        self._recordings = {size: _Recording(sessions[size], memory) for size in sorted(sessions)}
         self._plain = plain
         self._path = path
-        self._lock = Lock()
+        self._thread = ThreadPoolExecutor(1, "cuda-graphs")
+        try:
+            self._recordings = {
+                size: self._thread.submit(_Recording, sessions[size], memory).result()
+                for size in sorted(sessions)
+            }
+        except Exception as error:  # ONNX Runtime has a dozen exception types without a base
+            raise DeviceError(
+                f"ONNX Runtime cannot record CUDA graphs of {path} for batches of {sorted(sessions)}: "
+                f"{error}"
+            ) from error
 
     def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
         """Return ``features``; they are copied off the device, for its buffer is used again."""
         pixels = np.ascontiguousarray(inputs["pixels"])
-        parts = []
         try:
-            with self._lock:
-                for start, stop, size in in_buckets(len(pixels), [*self._recordings]):
-                    batch = np.zeros((size, *pixels.shape[1:]), dtype=np.uint8)
-                    batch[: stop - start] = pixels[start:stop]
-                    parts.append(self._recordings[size](batch)[: stop - start])
+            return {"features": self._thread.submit(self._run, pixels).result()}
         except Exception as error:  # ONNX Runtime has a dozen exception types without a base
             raise DeviceError(
                 f"ONNX Runtime failed to run {self._path} on pixels {list(pixels.shape)}: {error}"
             ) from error
-        return {"features": np.concatenate(parts)}
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        parts = []
+        for start, stop, size in in_buckets(len(pixels), [*self._recordings]):
+            batch = np.zeros((size, *pixels.shape[1:]), dtype=np.uint8)
+            batch[: stop - start] = pixels[start:stop]
+            parts.append(self._recordings[size](batch)[: stop - start])
+        return np.concatenate(parts)
 
     def fix(self, inputs: Mapping[str, np.ndarray]) -> Graph:
         """Fix an input of the plain graph."""

@@ -179,6 +179,7 @@ def test_a_silent_fallback_to_the_cpu_is_refused(monkeypatch, device: str) -> No
     if why_missing(device) is None:
         pytest.skip(f"this machine has {device}")
     monkeypatch.setattr(ort, "missing", lambda device: None)
+    monkeypatch.setattr(ort.tensorrt_module, "load", lambda flavour: None)  # it is not installed
     backend = ort.OnnxRuntime(device)
     with pytest.raises(DeviceError, match=ort.PROVIDERS[device].name) as caught:
         backend.load(Bundle.open(assets.MINI), ENCODER)
