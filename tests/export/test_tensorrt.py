@@ -207,6 +207,7 @@ def test_what_cannot_be_built_is_named_with_its_target_and_leaves_the_old_plan(c
         (("--target", "sm86", "--out", "bundle.plan"), "'bundle.json', which a bundle's own file"),
         (("--target", "sm86", "--out", "tokenizer.plan"), "'tokenizer.json', which"),
         (("--target", "sm86", "--batch", "8"), "smallest, the best and the greatest size"),
+        (("--target", "sm86", "--batch", "2,4,8"), "smallest is 1, for one may come alone"),
         (("--target", "sm86", "--labels", "9,8,1"), "--labels takes"),
     ],
 )

@@ -154,6 +154,15 @@ def plan(tmp_path: Path) -> Plan:
     return plan
 
 
+def test_a_plan_that_cannot_be_read_hides_nothing(plan: Plan) -> None:
+    plan.path.with_suffix(".json").write_text("{")
+    report = examine(plan.path.parent)
+    assert report.plans == {str(plan.path): "cannot be read"}
+    assert report.auto.fault is None
+    assert report.trials[-1].broken
+    assert any(str(plan.path.with_suffix(".json")) in advice.text for advice in judge(report))
+
+
 def test_plans_are_shown_without_a_gpu(plan: Plan, monkeypatch) -> None:
     monkeypatch.setattr(doctor, "DEVICES", ("cpu",))
     report = examine(plan.path.parent)

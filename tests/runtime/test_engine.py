@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundles import change_arrays
 
 from ovml_deploy import assets
 from ovml_deploy.errors import DeviceError, UsageError
-from ovml_deploy.runtime.backends import candidates
+from ovml_deploy.runtime.backends import candidates, create_backend, recorded
 from ovml_deploy.runtime.backends.ort import OnnxRuntime
 from ovml_deploy.runtime.backends.recorded import in_buckets
-from ovml_deploy.runtime.bundle import ENCODER, Bundle
-from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.bundle import ENCODER, GOLDEN, Bundle
+from ovml_deploy.runtime.engine import Engine, open_text_encoder
 from ovml_deploy.runtime.gpus import no_gpu
 from ovml_deploy.runtime.precision import TOLERANCE
 from ovml_deploy.runtime.selfcheck import relative_error
@@ -171,16 +173,61 @@ def test_recorded_batches_give_the_same_features(tiny_bundle: Path, images) -> N
     """On the CPU nothing is recorded, but sizes, buffers and parts are the same as on a GPU."""
     bundle, backend = Bundle.open(tiny_bundle), OnnxRuntime("cpu")
     plain = backend.load(bundle, ENCODER)
-    recorded = backend.record(plain, bundle, (4, 1, 2))
-    assert recorded.placement() == plain.placement()
+    encoder = backend.record(plain, bundle, (4, 1, 2))
+    assert encoder.placement() == plain.placement()
     seen = []
     for batch in (3, 1, 9, 2, 32):
-        features = recorded({"pixels": images[:batch]}, keep=("features",))["features"]
+        features = encoder({"pixels": images[:batch]}, keep=("features",))["features"]
         seen.append((features, plain({"pixels": images[:batch]})["features"]))
     for features, wanted in seen:  # at the end, so that a buffer used again would show
         assert relative_error(np.asarray(features), np.asarray(wanted)) < EXACT
     with pytest.raises(DeviceError, match=r"encoder\.onnx on pixels \[1, 16, 16, 3\]"):
-        recorded({"pixels": np.zeros((1, 16, 16, 3), np.uint8)})
+        encoder({"pixels": np.zeros((1, 16, 16, 3), np.uint8)})
+
+
+def test_a_recorded_encoder_runs_on_one_thread(tiny_bundle: Path, images, monkeypatch) -> None:
+    """ONNX Runtime's rule for sessions with a CUDA graph, whoever calls."""
+    bundle, backend = Bundle.open(tiny_bundle), OnnxRuntime("cpu")
+    seen = set()
+    run = recorded._Recording.__call__
+
+    def noted(self: Any, pixels: np.ndarray) -> np.ndarray:
+        seen.add(threading.get_ident())
+        return run(self, pixels)
+
+    monkeypatch.setattr(recorded._Recording, "__call__", noted)
+    encoder = backend.record(backend.load(bundle, ENCODER), bundle, (1, 2))
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda i: encoder({"pixels": images[i : i + 2]}), range(12))]
+    assert len(seen) == 1
+    assert threading.get_ident() not in seen
+    assert all(one["features"].shape == found[0]["features"].shape for one in found)
+
+
+def test_a_text_encoder_that_is_wrong_spoils_no_cache(bundle_copy: Path) -> None:
+    change_arrays(bundle_copy, GOLDEN, lambda golden: golden["text_features"].__imul__(1.01))
+    engine = Engine.open(bundle_copy, "cpu")  # it tags with the vocabularies of the bundle
+    with pytest.raises(DeviceError, match=r"text_features has a relative error of 9\.9e-03"):
+        _ = engine.text_encoder
+    with pytest.raises(DeviceError, match="text_features has"):
+        open_text_encoder(bundle_copy, "cpu")
+
+
+def test_only_texts_find_their_device_as_images_do(tiny_bundle: Path, monkeypatch, caplog) -> None:
+    monkeypatch.delenv("OVML_DEVICE")
+    (first, precision), *others = candidates()
+    if not others:
+        pytest.skip("there is one device only")
+    load = create_backend(first, precision).__class__.load
+
+    def refuse(self: Any, bundle: Bundle, name: str, exact: bool = False) -> Any:
+        if self.precision == precision and self.device == first:
+            raise DeviceError("no memory")
+        return load(self, bundle, name, exact)
+
+    monkeypatch.setattr(create_backend(first, precision).__class__, "load", refuse)
+    assert len(open_text_encoder(tiny_bundle).vocabulary(["a cat"])) == 1
+    assert f"auto passes over {first} in {precision}: no memory" in caplog.text
 
 
 @pytest.mark.parametrize(("device", "sizes"), [("cpu", (1,)), ("auto", (1,)), ("cuda", (0, 1))])
@@ -208,7 +255,7 @@ def test_cuda_gives_what_pytorch_gave(tiny_bundle: Path, images, sizes) -> None:
 ENGINES_THAT_OVERLAP = """
 import gc, signal
 from ovml_deploy import assets
-from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.engine import Engine, open_text_encoder
 caught = []
 signal.signal(signal.SIGTERM, lambda *_: caught.append(1))
 one = Engine.open(assets.MINI, "openvino", "fp32")

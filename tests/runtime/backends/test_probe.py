@@ -113,6 +113,15 @@ def test_a_cache_that_cannot_be_written_costs_time_only(bundle, tmp_path, child,
     assert len(runs) == 2
 
 
+def test_a_trial_runs_nothing_of_the_current_folder(
+    bundle, cache, tmp_path: Path, monkeypatch
+) -> None:
+    """Photographs may lie beside anything."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit('taken in')")
+    monkeypatch.chdir(tmp_path)
+    assert "taken in" not in probe._try(bundle, "fp32")
+
+
 def test_a_real_trial(bundle, cache) -> None:
     """Whatever it finds, this process lives on, and the second answer is the first."""
     able = openvino.native_precisions()
