@@ -47,3 +47,11 @@ class UsageError(OvmlError):
 
 class MissingDependencyError(OvmlError):
     """An optional package that a feature needs is not installed."""
+
+
+class OverloadedError(OvmlError):
+    """More work than fits; ``retry_after`` is how many seconds to stay away."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -1,0 +1,1 @@
+"""Serves a bundle to many clients at once: batches, and vocabularies that change while it runs."""

@@ -1,0 +1,212 @@
+"""Collects single images of many callers into batches for one engine, on a thread of its own."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from ovml_deploy.errors import DeviceError, OverloadedError
+from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.vocabulary import Vocabulary
+
+_LONGEST_WAIT = 60.0  # seconds that a caller is asked to stay away at most
+_SHORTEST_WAIT = 0.1
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What the engine gives for one image.
+
+    ``features`` ``[M, D]``; ``logits`` and ``winners`` ``[K]`` of the job's vocabulary, None where
+    it named none. ``waited``: seconds in the queue; ``took``: seconds of its batch; ``batch``: how
+    many images shared it.
+    """
+
+    features: np.ndarray
+    logits: np.ndarray | None
+    winners: np.ndarray | None
+    waited: float
+    took: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    pixels: np.ndarray
+    vocabulary: Vocabulary | None
+    future: "Future[Matched]"
+    queued: float
+
+
+class Batcher:
+    """Runs images through an engine in batches; safe for threads.
+
+    A batch starts with the oldest image and takes what else is there, up to ``max_batch``; it waits
+    for more no longer than ``max_delay`` seconds, and not at all while images keep coming faster
+    than they are computed. Images with different vocabularies share the encoder. At most
+    ``max_queue`` images wait. ``observe`` is called with (images, seconds) of each batch.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        max_batch: int = 8,
+        max_delay: float = 0.002,
+        max_queue: int = 64,
+        observe: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.failure: BaseException | None = None  #: what ended the thread, if anything did
+        self._engine = engine
+        self._max_batch = max_batch
+        self._max_delay = max_delay
+        self._max_queue = max_queue
+        self._observe = observe or (lambda images, seconds: None)
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._seconds_an_image = 0.0  # a moving average, to tell callers when to come back
+        self._thread = threading.Thread(target=self._run, name="ovml-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether images are still computed."""
+        return self._thread.is_alive() and self.failure is None
+
+    @property
+    def waiting(self) -> int:
+        """How many images are in the queue."""
+        return len(self._jobs)
+
+    def submit(self, pixels: np.ndarray, vocabulary: Vocabulary | None) -> "Future[Matched]":
+        """Queue an image (uint8 ``[H, W, 3]``); cancelling the future frees its place.
+
+        Raises OverloadedError where the queue is full, DeviceError where the engine is gone.
+        """
+        return self.submit_many([pixels], vocabulary)[0]
+
+    def submit_many(
+        self, images: Sequence[np.ndarray], vocabulary: Vocabulary | None
+    ) -> "list[Future[Matched]]":
+        """Queue several images, all or none of them; otherwise as :meth:`submit`."""
+        now = time.monotonic()
+        jobs = [_Job(pixels, vocabulary, Future(), now) for pixels in images]
+        with self._changed:
+            if self._closing or not self.alive:
+                raise DeviceError("The engine has stopped, and takes no more images.")
+            if len(self._jobs) + len(jobs) > self._max_queue:
+                self._forget_cancelled()
+            if len(self._jobs) + len(jobs) > self._max_queue:
+                raise OverloadedError(
+                    f"{len(self._jobs)} images wait already, and at most {self._max_queue} may. Come "
+                    "back later, or send fewer at once.",
+                    self._until_free(len(jobs)),
+                )
+            self._jobs.extend(jobs)
+            self._changed.notify()
+        return [job.future for job in jobs]
+
+    def close(self, drain: bool = True) -> None:
+        """Take no more images; compute those that wait, unless ``drain`` is False."""
+        with self._changed:
+            self._closing = True
+            if not drain:
+                self._drop(DeviceError("The server stops."))
+            self._changed.notify()
+        self._thread.join()
+
+    def _forget_cancelled(self) -> None:
+        jobs, self._jobs = self._jobs, deque()
+        for job in jobs:
+            if job.future.cancelled():
+                job.future.set_running_or_notify_cancel()  # whoever waits for it is told
+            else:
+                self._jobs.append(job)
+
+    def _until_free(self, wanted: int) -> float:
+        left = (len(self._jobs) + wanted) * self._seconds_an_image
+        return min(max(left, _SHORTEST_WAIT), _LONGEST_WAIT)
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._next_batch()) is not None:
+                self._compute(batch)
+        except BaseException as error:  # nobody would wait for a thread that is not there
+            with self._changed:
+                self.failure = error
+                self._drop(_stopped(error))
+            raise
+
+    def _next_batch(self) -> list[_Job] | None:
+        """Wait for images; None at the end. A job that is taken can no longer be cancelled."""
+        with self._changed:
+            while True:
+                while not self._jobs:
+                    if self._closing:
+                        return None
+                    self._changed.wait()
+                until = self._jobs[0].queued + self._max_delay
+                while len(self._jobs) < self._max_batch and not self._closing:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._changed.wait(left)
+                batch: list[_Job] = []
+                while self._jobs and len(batch) < self._max_batch:
+                    job = self._jobs.popleft()
+                    if job.future.set_running_or_notify_cancel():
+                        batch.append(job)
+                if batch:
+                    return batch
+
+    def _compute(self, batch: list[_Job]) -> None:
+        start = time.monotonic()
+        try:
+            found = self._matched(batch)
+        except BaseException as error:
+            told = error if isinstance(error, DeviceError) else _stopped(error)
+            for job in batch:
+                job.future.set_exception(told)
+            if told is error:  # of this batch: the next may do
+                return
+            raise
+        took = time.monotonic() - start
+        share = took / len(batch)
+        self._seconds_an_image += 0.2 * (share - self._seconds_an_image)
+        self._observe(len(batch), took)
+        for job, (features, logits, winners) in zip(batch, found, strict=True):
+            waited = start - job.queued
+            job.future.set_result(Matched(features, logits, winners, waited, took, len(batch)))
+
+    def _matched(
+        self, batch: list[_Job]
+    ) -> list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
+        kept = self._engine.encode(np.stack([job.pixels for job in batch]))
+        features = np.asarray(kept)
+        rows: dict[Vocabulary, list[int]] = {}
+        for index, job in enumerate(batch):
+            if job.vocabulary is not None:
+                rows.setdefault(job.vocabulary, []).append(index)
+        found: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
+        found = [(features[index], None, None) for index in range(len(batch))]
+        for vocabulary, some in rows.items():
+            # all of them, as a rule: then the features need not have left the device
+            part = kept if len(some) == len(batch) else features[some]
+            logits, winners = self._engine.match(part, vocabulary)
+            for index, row, won in zip(some, logits, winners, strict=True):
+                found[index] = (features[index], row, won)
+        return found
+
+    def _drop(self, error: Exception) -> None:
+        for job in self._jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+        self._jobs.clear()
+
+
+def _stopped(error: BaseException) -> DeviceError:
+    return DeviceError(f"The engine stopped: {error}")

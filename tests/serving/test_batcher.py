@@ -1,0 +1,181 @@
+"""Batches of many callers on a real engine."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovml_deploy.errors import DeviceError, OverloadedError
+from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.selfcheck import relative_error
+from ovml_deploy.runtime.vocabulary import Vocabulary
+from ovml_deploy.serving.batcher import Batcher
+
+
+class Gate:
+    """An engine whose encoder waits until it is let go, and counts its batches."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.open = threading.Event()
+        self.batches: list[int] = []
+        self.error: BaseException | None = None
+        self._engine = engine
+        self.match = engine.match
+
+    def encode(self, pixels: np.ndarray):
+        self.batches.append(len(pixels))
+        self.open.wait()
+        if self.error is not None:
+            raise self.error
+        return self._engine.encode(pixels)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_bundle: Path) -> Engine:
+    return Engine.open(tiny_bundle, "cpu")
+
+
+@pytest.fixture
+def gate(engine: Engine) -> Iterator[Gate]:
+    gate = Gate(engine)
+    yield gate
+    gate.open.set()
+
+
+@pytest.fixture(scope="module")
+def images(engine: Engine) -> np.ndarray:
+    size = (16, *engine.bundle.preprocessing.size, 3)
+    return np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+
+
+def words(engine: Engine, seed: int, count: int = 9) -> Vocabulary:
+    bundle = engine.bundle
+    embeddings = np.random.default_rng(seed).normal(0, 0.3, (count, bundle.label_dim))
+    labels = tuple(f"label {index}" for index in range(count))
+    return Vocabulary("random", labels, embeddings, bundle.text_hash, bundle.prompt_hash)
+
+
+def test_every_caller_gets_its_own_answer(engine: Engine, images) -> None:
+    """Whatever is in its batch: other images, other vocabularies, or none."""
+    known = [words(engine, 1), words(engine, 2, 30), None]
+    batcher = Batcher(engine, max_batch=8)
+
+    def one(call: int) -> float:
+        image, vocabulary = images[call % 16], known[call % 3]
+        found = batcher.submit(image, vocabulary).result()
+        alone = engine.encode(image[None])
+        errors = [relative_error(found.features[None], np.asarray(alone))]
+        if vocabulary is None:
+            assert found.logits is None
+            assert found.winners is None
+        else:
+            logits, winners = engine.match(alone, vocabulary)
+            errors.append(relative_error(found.logits[None], logits))
+            np.testing.assert_array_equal(found.winners, winners[0])
+        return max(errors)
+
+    with ThreadPoolExecutor(12) as pool:
+        assert max(pool.map(one, range(144))) < 1e-5
+    batcher.close()
+
+
+def test_images_that_wait_share_a_batch(gate: Gate, images) -> None:
+    seen: list[tuple[int, float]] = []
+    batcher = Batcher(gate, max_batch=4, max_delay=0.0, observe=lambda *batch: seen.append(batch))
+    futures = [batcher.submit(images[0], None)]
+    while not gate.batches:
+        time.sleep(0.001)
+    futures += batcher.submit_many([*images[:9]], None)
+    assert batcher.waiting == 9
+    gate.open.set()
+    found = [future.result() for future in futures]
+    assert gate.batches == [1, 4, 4, 1]
+    assert [size for size, _ in seen] == gate.batches
+    assert [one.batch for one in found] == [1, *[4] * 8, 1]
+    assert all(one.took > 0 for one in found)
+    batcher.close()
+
+
+def test_a_batch_waits_for_company_but_not_for_long(engine: Engine, images) -> None:
+    batcher = Batcher(engine, max_batch=8, max_delay=0.3)
+    first = batcher.submit(images[0], None)
+    assert {future.result().batch for future in [first, batcher.submit(images[1], None)]} == {2}
+    assert 0.25 < first.result().waited < 5
+    batcher.close()
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(gate: Gate, images) -> None:
+    batcher = Batcher(gate, max_batch=2, max_delay=0.0, max_queue=4)
+    batcher.submit(images[0], None)
+    while not gate.batches:
+        time.sleep(0.001)
+    waiting = batcher.submit_many([*images[:3]], None)
+    with pytest.raises(OverloadedError, match="3 images wait already, and at most 4 may") as full:
+        batcher.submit_many([*images[:2]], None)
+    assert 0 < full.value.retry_after <= 60
+    assert batcher.waiting == 3  # all or none
+    assert waiting[0].cancel()
+    waiting += batcher.submit_many([*images[:2]], None)  # who hung up makes room
+    gate.open.set()
+    wait(waiting)
+    with pytest.raises(CancelledError):
+        waiting[0].result()
+    assert all(future.result().features is not None for future in waiting[1:])
+    batcher.close()
+
+
+def test_a_failing_batch_fails_alone(gate: Gate, images) -> None:
+    batcher = Batcher(gate, max_delay=0.0)
+    gate.error = DeviceError("out of memory")
+    gate.open.set()
+    with pytest.raises(DeviceError, match="out of memory"):
+        batcher.submit(images[0], None).result()
+    gate.error = None
+    assert batcher.submit(images[0], None).result().batch == 1
+    assert batcher.alive
+    batcher.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_engine_is_seen_and_nobody_waits_for_it(gate: Gate, images) -> None:
+    batcher = Batcher(gate, max_batch=1, max_delay=0.0)
+    gate.error = MemoryError("no more")
+    futures = [batcher.submit(image, None) for image in images[:3]]
+    gate.open.set()
+    wait(futures[1:], timeout=30)
+    for future in futures[1:]:
+        with pytest.raises(DeviceError, match="The engine stopped: no more"):
+            future.result()
+    assert not batcher.alive
+    assert isinstance(batcher.failure, MemoryError)
+    with pytest.raises(DeviceError, match="has stopped"):
+        batcher.submit(images[0], None)
+    with pytest.raises(DeviceError, match="no more"):
+        futures[0].result(timeout=30)
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_closing_ends_what_waits(gate: Gate, images, drain: bool) -> None:
+    batcher = Batcher(gate, max_batch=1, max_delay=0.0)
+    futures = [batcher.submit(image, None) for image in images[:3]]
+    while not gate.batches:
+        time.sleep(0.001)
+    closing = threading.Thread(target=batcher.close, args=(drain,))
+    closing.start()
+    time.sleep(0.05)
+    gate.open.set()
+    closing.join(30)
+    assert not closing.is_alive()
+    assert futures[0].result().batch == 1
+    for future in futures[1:]:
+        if drain:
+            assert future.result().batch == 1
+        else:
+            with pytest.raises(DeviceError, match="The server stops"):
+                future.result()
+    with pytest.raises(DeviceError, match="has stopped"):
+        batcher.submit(images[0], None)
