@@ -10,6 +10,7 @@ that hurt most are left in float32, until half are; a bundle that still fails is
 """
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from export.precision import (
     with_plain_weights,
 )
 from ovml_deploy.commandline import command, flag, number, run
-from ovml_deploy.errors import DataError, DeviceError, ExportError, UsageError
+from ovml_deploy.errors import DataError, DeviceError, ExportError, ImageError, UsageError
 from ovml_deploy.files import sha256_file, write_folder_atomically
 from ovml_deploy.pipelines.agreement import TagsAndMap, compare_scores, map_change
 from ovml_deploy.pipelines.calibrate import check_size
@@ -46,6 +47,8 @@ from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.verified import VERIFIED
 from ovml_deploy.runtime.verify import failures, verify
 from ovml_deploy.training.data import read_dataset
+
+logger = logging.getLogger(__name__)
 
 _CALIBRATED = 128  # more images hardly change a range
 _FEWEST_IMAGES = 4
@@ -292,7 +295,16 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _pixels(bundle: Bundle, paths: Sequence[str]) -> np.ndarray:
-    return np.stack([bundle.preprocessing(open_image(path)) for path in paths])
+    """The images that can be read, as the encoder takes them; of others a warning says why."""
+    good = []
+    for path in paths:
+        try:
+            good.append(bundle.preprocessing(open_image(path)))
+        except ImageError as error:
+            logger.warning("not calibrated on: %s", error)
+    if not good:
+        raise DataError(f"None of the {len(paths):,} images to calibrate on can be read.")
+    return np.stack(good)
 
 
 def _unwanted(folder: str, names: list[str]) -> list[str]:

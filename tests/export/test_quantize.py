@@ -12,10 +12,10 @@ from onnx import numpy_helper
 from PIL import Image
 
 from export.precision import PRODUCTS, open_session
-from export.quantize import Encoder, Judge, main, quantize_bundle
+from export.quantize import Encoder, Judge, _pixels, main, quantize_bundle
 from ovml_deploy import assets
 from ovml_deploy.commandline import run
-from ovml_deploy.errors import ExportError
+from ovml_deploy.errors import DataError, ExportError
 from ovml_deploy.pipelines.labelled_images import read_labelled_folder
 from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
 from ovml_deploy.runtime.precision import TOLERANCE
@@ -99,6 +99,17 @@ def amid_a_gap(tagger: Tagger, pictures: Sequence[Path]) -> float:
     logits = np.sort(tagger.match(tagger.encode(list(pictures))).ravel())
     widest = int(np.diff(logits).argmax())
     return float(1 / (1 + np.exp(-logits[widest : widest + 2].mean())))
+
+
+def test_one_bad_image_is_one_image_less_to_calibrate_on(
+    tiny_bundle: Path, pictures, tmp_path: Path, caplog
+) -> None:
+    bundle, bad = Bundle.open(tiny_bundle), str(tmp_path / "bad.jpg")
+    Path(bad).write_bytes(b"no picture")
+    assert len(_pixels(bundle, [*map(str, pictures[:2]), bad])) == 2
+    assert "bad.jpg: not an image" in caplog.text
+    with pytest.raises(DataError, match="None of the 1 images to calibrate on can be read"):
+        _pixels(bundle, [bad])
 
 
 def test_a_bundle_that_keeps_its_tags(
