@@ -10,7 +10,6 @@ calibrated on photographs of its training part. ``--record`` writes into the bun
 that engines choose by themselves it does not keep its tags, so that ``--device auto`` leaves those.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,9 +22,8 @@ from export.compact import store_compactly
 from export.precision import lower_precision, open_session, reference_encoder, with_plain_weights
 from export.quantize import Encoder
 from ovml_deploy import assets
-from ovml_deploy.files import write_atomically
 from ovml_deploy.pipelines.agreement import TagsAndMap, compare_scores, map_change
-from ovml_deploy.runtime.bundle import ENCODER, MANIFEST, Bundle
+from ovml_deploy.runtime.bundle import ENCODER, Bundle, write_manifest
 from ovml_deploy.runtime.images import open_image
 from ovml_deploy.runtime.results import scores_of
 from ovml_deploy.runtime.tagger import Tagger
@@ -118,10 +116,8 @@ def test_pictures(material: Material, tagger: Tagger) -> dict[str, Pictures]:
 
 def record(failed: Mapping[str, str]) -> None:
     """Write into the embedded bundle's manifest which precisions failed, and how."""
-    path = assets.MINI / MANIFEST
-    manifest = {**json.loads(path.read_text("utf-8")), "failed_gate": dict(failed)}
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    manifest = Bundle.open(assets.MINI).manifest
+    write_manifest(assets.MINI, {**manifest, "failed_gate": dict(failed)})
 
 
 def main() -> None:

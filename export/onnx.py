@@ -1,6 +1,5 @@
 """Checkpoint -> bundle: ``python -m export.onnx --ckpt qks.pt [--out build/qks]``."""
 
-import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,6 +43,7 @@ from ovml_deploy.runtime.bundle import (
     VERSION,
     VOCABULARIES,
     Bundle,
+    write_manifest,
 )
 from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels, split_groups
 from ovml_deploy.runtime.precision import why_not_on_cpu
@@ -101,7 +101,7 @@ def export_bundle(
     with write_folder_atomically(target) as folder:
         _write_graphs(model, folder, precision)
         manifest = _manifest(model, folder, next(iter(lists), None), precision)
-        _write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
         bundle = Bundle.open(folder)
         backend = create_backend("cpu")
         found = measure_parity(model, bundle, backend)
@@ -118,7 +118,7 @@ def export_bundle(
             "figures": [parity.to_json() for parity in found],
             "worst": summarise(found),
         }
-        _write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
         if why_not_on_cpu(precision) is None:
             _require_verified(folder)
     return Bundle.open(target)
@@ -197,11 +197,6 @@ def _manifest(
             "numpy": numpy.__version__,
         },
     }
-
-
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
 
 @command()

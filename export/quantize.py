@@ -9,7 +9,6 @@ which engines fuse). Everything else stays float32. If the tags of other images 
 that hurt most are left in float32, until half are; a bundle that still fails is not written.
 """
 
-import json
 import logging
 import shutil
 import sys
@@ -33,12 +32,12 @@ from export.precision import (
 from ovml_deploy.commandline import command, flag, number, run
 from ovml_deploy.errors import DataError, DeviceError, ExportError, ImageError, UsageError
 from ovml_deploy.files import sha256_file, write_folder_atomically
-from ovml_deploy.pipelines.agreement import TagsAndMap, compare_scores, map_change
+from ovml_deploy.pipelines.agreement import TagsAndMap, compare_scores, map_change, tag_threshold
 from ovml_deploy.pipelines.calibrate import check_size
 from ovml_deploy.pipelines.folders import images_inside
-from ovml_deploy.pipelines.labelled_images import Labelled, read_labelled_folder, targets_for
+from ovml_deploy.pipelines.labelled_images import Labelled, targets_for
 from ovml_deploy.pipelines.logits import collect_logits
-from ovml_deploy.runtime.bundle import ENCODER, MANIFEST, Bundle
+from ovml_deploy.runtime.bundle import ENCODER, MANIFEST, Bundle, write_manifest
 from ovml_deploy.runtime.images import open_image
 from ovml_deploy.runtime.plans import SUFFIX, metadata_path
 from ovml_deploy.runtime.results import scores_of
@@ -46,7 +45,7 @@ from ovml_deploy.runtime.selfcheck import read_golden, relative_error
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.verified import VERIFIED
 from ovml_deploy.runtime.verify import failures, verify
-from ovml_deploy.training.data import read_dataset
+from ovml_deploy.training.data.labelled import read_labelled
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,6 @@ _CALIBRATED = 128  # more images hardly change a range
 _FEWEST_IMAGES = 4
 _TRIED = 4  # images on which each product's own error is measured
 _LEFT_IN_FLOAT = (0.0, 0.125, 0.25, 0.5)  # shares of the products, tried in turn
-_THRESHOLD = 0.5  # of vocabularies without a calibration
 
 #: Least and greatest value of tensors by name.
 Ranges = Mapping[str, tuple[float, float]]
@@ -120,7 +118,7 @@ def quantize_bundle(
             store_compactly(made)
             save_graph(made, folder / ENCODER)
             manifest = _manifest(bundle, folder)
-            _write(folder, manifest)
+            write_manifest(folder, manifest)
             name = f"{len(chosen)} of {len(encoder.products)} products"
             try:
                 candidate = Tagger.load(folder, "cpu", judge.tagger.vocabulary)
@@ -153,7 +151,7 @@ def quantize_bundle(
         figures = [stage.to_json() for stage in stages]
         description = candidate.backend.description
         manifest["parity"] = {"backend": description, "figures": figures, "worst": figures}
-        _write(folder, manifest)
+        write_manifest(folder, manifest)
     return Bundle.open(out), found
 
 
@@ -325,19 +323,6 @@ def _manifest(bundle: Bundle, folder: Path) -> dict[str, Any]:
     return {**bundle.manifest, "precision": "int8", "files": files}
 
 
-def _write(folder: Path, manifest: Mapping[str, Any]) -> None:
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", "utf-8")
-
-
-def _labelled(data: str) -> tuple[Sequence[str], Labelled]:
-    if Path(data).is_dir():
-        folder = read_labelled_folder(data)
-        return folder.paths, folder
-    dataset = read_dataset(data)
-    return [str(record.path) for record in dataset.records], dataset
-
-
 @command(weights_only=flag, threshold=number)
 def main(
     bundle: str,
@@ -375,10 +360,8 @@ def main(
             f"{images!r} holds {len(paths)} images; at least {_FEWEST_IMAGES} are needed, better 200."
         )
     tagger = Tagger.load(opened.path, "cpu", vocab)
-    calibration = tagger.vocabulary.calibration
-    if threshold is None:
-        threshold = _THRESHOLD if calibration is None else calibration.threshold
-    judge = Judge(tagger, threshold, paths[1::2], _labelled(data) if data else None)
+    chosen = tag_threshold(tagger.vocabulary, threshold)
+    judge = Judge(tagger, chosen, paths[1::2], read_labelled(data) if data else None)
     made, found = quantize_bundle(opened, target, paths[::2][:_CALIBRATED], judge, weights_only)
     left = len(made.manifest["quantization"]["left_in_float"])
     size = (made.path / ENCODER).stat().st_size

@@ -31,7 +31,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
-        _fsync_folder(target.parent)
+        fsync_folder(target.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -58,7 +58,7 @@ def write_folder_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.exists():
             os.rename(target, retired)
         os.rename(temporary, target)
-        _fsync_folder(target.parent)
+        fsync_folder(target.parent)
     except BaseException:
         if retired.exists() and not target.exists():
             os.rename(retired, target)
@@ -81,7 +81,8 @@ def _beside(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     return target, target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder last. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovml_deploy import assets, output
-from ovml_deploy.cli.vocab import read_data
 from ovml_deploy.commandline import SOME_FAILED, command, flag, number
 from ovml_deploy.errors import BundleError, DeviceError, MissingDependencyError, UsageError
 
@@ -104,13 +103,14 @@ def verify_command(
 def _read_images(data: str, images: str | None) -> "tuple[Sequence[str], Labelled | None]":
     """The images of labelled data, or of a folder without subfolders."""
     from ovml_deploy.pipelines.folders import find_images
+    from ovml_deploy.training.data.labelled import read_labelled
 
     folder = Path(data)
     if folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
         if images is not None:
             raise UsageError(f"{data!r} is a folder of images; leave --images {images!r} away.")
         return find_images([data]), None
-    return read_data(data, images)
+    return read_labelled(data, images)
 
 
 def _verify(

@@ -1,7 +1,6 @@
 """``ovml-deploy vocab ...``."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ from ovml_deploy.files import may_be_written
 
 if TYPE_CHECKING:
     from ovml_deploy.pipelines.calibrate import CalibrationReport
-    from ovml_deploy.pipelines.labelled_images import Labelled
     from ovml_deploy.runtime.vocabulary import Vocabulary
 
 
@@ -121,6 +119,7 @@ class Vocab:
         from ovml_deploy.pipelines.labelled_images import targets_for
         from ovml_deploy.pipelines.logits import collect_logits
         from ovml_deploy.runtime.tagger import Tagger
+        from ovml_deploy.training.data.labelled import read_labelled
 
         work.check_precision(precision)
         _check_out(out)
@@ -128,7 +127,7 @@ class Vocab:
         words = replace(words, calibration=None)  # an older one may be of another model
         target = Path(out) if out else own_file
         _check_target(target)
-        paths, labelled = read_data(data, images)
+        paths, labelled = read_labelled(data, images)
         work.check_size(len(paths), len(words))
         targets, strange = targets_for(labelled, words.labels)
         tagger = Tagger.load(engine, device, words)
@@ -171,23 +170,6 @@ def _open(vocabulary: str, engine: str) -> "tuple[Vocabulary, Path]":
     in_file = vocabulary.endswith(".safetensors")
     file = Path(vocabulary) if in_file else stored_file(Bundle.open(engine), vocabulary)
     return Vocabulary.load(file), file
-
-
-def read_data(data: str, images: str | None) -> "tuple[Sequence[str], Labelled]":
-    """Return the paths of labelled images and what is known of them. Raises DataError, UsageError."""
-    if Path(data).is_dir():
-        from ovml_deploy.pipelines.labelled_images import read_labelled_folder
-
-        if images is not None:
-            raise UsageError(
-                f"{data!r} is a folder that holds its images; leave --images {images!r} away."
-            )
-        folder = read_labelled_folder(data)
-        return folder.paths, folder
-    from ovml_deploy.training.data import read_dataset
-
-    dataset = read_dataset(data, images)
-    return [str(record.path) for record in dataset.records], dataset
 
 
 def _print_report(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovml_deploy.errors import DataError
+from ovml_deploy.runtime.vocabulary import Vocabulary
 
 MIN_TAG_AGREEMENT = 0.99
 MAX_MAP_CHANGE = 0.2  # points
@@ -35,6 +36,13 @@ class TagsAndMap:
     def __str__(self) -> str:
         change = "" if self.map_change is None else f", mAP {self.map_change:+.2f} points"
         return f"{100 * self.tag_agreement:.2f}% of {self.tags:,} tags equal{change}"
+
+
+def tag_threshold(vocabulary: Vocabulary, chosen: float | None) -> float:
+    """Return the score of a tag: the one chosen, else that of the calibration, else 0.5."""
+    if chosen is not None:
+        return chosen
+    return 0.5 if vocabulary.calibration is None else vocabulary.calibration.threshold
 
 
 def compare_scores(reference: np.ndarray, scores: np.ndarray, threshold: float) -> TagsAndMap:

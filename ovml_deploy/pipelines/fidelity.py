@@ -15,6 +15,7 @@ from ovml_deploy.pipelines.agreement import (
     compare_scores,
     map_change,
     mean_average_precision,
+    tag_threshold,
 )
 from ovml_deploy.pipelines.calibrate import check_size
 from ovml_deploy.pipelines.labelled_images import Labelled, targets_for
@@ -26,12 +27,9 @@ from ovml_deploy.runtime.results import scores_of
 from ovml_deploy.runtime.tagger import Tagger, VocabularySource
 from ovml_deploy.runtime.verified import GOLDENS, IMAGES, record
 from ovml_deploy.runtime.verify import Stage, failures, verify_engine, worst_error
-from ovml_deploy.runtime.vocabulary import load_named
 
 #: Called with (items, how many, what is done with them); passes the items on.
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
-
-_THRESHOLD = 0.5  # of vocabularies without a calibration
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,9 @@ class Comparison:
         ``threshold``: of a tag; default its calibration's, else 0.5. Raises VocabularyError,
         DataError.
         """
-        tagger, default = Tagger(reference), reference.bundle.default_vocabulary
-        if vocabulary is not None:
-            tagger.use_vocabulary(vocabulary)
-        elif default is not None:
-            tagger.use_vocabulary(load_named(reference.bundle, default))
-        self.vocabulary = tagger.vocabulary
+        self.vocabulary = Tagger.of(reference, vocabulary).vocabulary
         check_size(len(paths), len(self.vocabulary))
-        calibration = self.vocabulary.calibration
-        if threshold is None:
-            threshold = _THRESHOLD if calibration is None else calibration.threshold
-        self.threshold = threshold
+        self.threshold = tag_threshold(self.vocabulary, threshold)
         self._paths = paths
         self._progress = progress or (lambda items, total, what: iter(items))
         self.stages = verify_engine(reference)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ovml_deploy.errors import BundleError, LabelError
-from ovml_deploy.files import sha256_file
+from ovml_deploy.files import sha256_file, write_atomically
 from ovml_deploy.runtime.labels import check_labels
 from ovml_deploy.runtime.learned_tokens import BRANCHES, LearnedTokens
 from ovml_deploy.runtime.precision import TOLERANCE
@@ -269,6 +269,12 @@ def _check_learned_tokens(tokens: LearnedTokens, context_length: int) -> None:
 def _require(condition: bool, what: str) -> None:
     if not condition:
         raise ValueError(what)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``bundle.json``, whole or not at all. Raises OSError."""
+    with write_atomically(folder / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _short_hash(value: object) -> str:

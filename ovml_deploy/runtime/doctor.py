@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ovml_deploy.errors import BundleError, OvmlError
 from ovml_deploy.runtime.backends import AUTO, DEVICES, PLAN, precisions_of, why_missing
-from ovml_deploy.runtime.bundle import ENCODER, Bundle
+from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.cpu import cpu_features, cpu_name
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.gpus import Driver, find_driver, no_gpu
 from ovml_deploy.runtime.label_cache import cache_folder
-from ovml_deploy.runtime.plans import GRAPHS, Plan, find_plans
+from ovml_deploy.runtime.plans import Plan, find_plans
 from ovml_deploy.runtime.threads import allowed_cpus, available_cpus, cpu_quota
 
 NEEDED = ("numpy", "pillow", "tokenizers", "safetensors", "ftfy", "fire", "rich")
@@ -170,10 +170,7 @@ def _try(bundle: Bundle, device: str, precision: str) -> Trial:
         engine = Engine.open(bundle.path, device, AUTO if device.endswith(PLAN) else precision)
         errors = {found.output: found.relative_error for found in engine.check()}
         seconds = time.perf_counter() - start
-        placement = {
-            Path(name).stem: engine.backend.load(bundle, name, exact=name != ENCODER).placement()
-            for name in GRAPHS
-        }
+        placement = engine.placement()
     except OvmlError as error:
         broken = isinstance(error, BundleError)
         return Trial(device, precision, refused=str(error), broken=broken)

@@ -21,7 +21,7 @@ from ovml_deploy.runtime.backends import (
     candidates,
     create_backend,
 )
-from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
+from ovml_deploy.runtime.bundle import ENCODER, MATCHER, TEXT_ENCODER, Bundle
 from ovml_deploy.runtime.selfcheck import Agreement, check_golden, check_texts
 from ovml_deploy.runtime.text_encoder import TextEncoder
 from ovml_deploy.runtime.verified import failed_gate
@@ -47,7 +47,7 @@ class Engine:
         self.refused: Sequence[str] = ()
         self._encoder = encoder
         self._matcher = matcher
-        self._checks_texts = True
+        self._checks_texts = False
         self._text_encoder: TextEncoder | None = None
         self._text_lock = Lock()
         self._matchers: WeakKeyDictionary[Vocabulary, Graph] = WeakKeyDictionary()
@@ -84,9 +84,7 @@ class Engine:
     def load(cls, bundle: Bundle, backend: Backend) -> "Engine":
         """Load a bundle's graphs unchecked, for those who check them: see ``runtime.verify``."""
         encoder = backend.load(bundle, ENCODER)
-        engine = cls(bundle, backend, encoder, backend.load(bundle, MATCHER, exact=True))
-        engine._checks_texts = False
-        return engine
+        return cls(bundle, backend, encoder, backend.load(bundle, MATCHER, exact=True))
 
     @classmethod
     def _checked(cls, bundle: Bundle, backend: Backend) -> "Engine":
@@ -98,6 +96,12 @@ class Engine:
     def check(self, images: int | None = None) -> list[Agreement]:
         """Run the golden images (the first ``images``, or all). Raises DeviceError: see selfcheck."""
         return check_golden(self.bundle, self.backend, self._encoder, self._matcher, images)
+
+    def placement(self) -> dict[str, dict[str, int]]:
+        """Return how many nodes of each graph run where."""
+        texts = self.backend.load(self.bundle, TEXT_ENCODER, exact=True)
+        graphs = {ENCODER: self._encoder, MATCHER: self._matcher, TEXT_ENCODER: texts}
+        return {Path(name).stem: graph.placement() for name, graph in graphs.items()}
 
     @property
     def text_encoder(self) -> TextEncoder:

@@ -55,7 +55,17 @@ class Tagger:
         :meth:`Engine.open`. Without ``vocabulary`` the bundle's default is used, if it has one.
         Raises BundleError, DeviceError, VocabularyError, LabelError.
         """
-        tagger = cls(Engine.open(engine, device, precision, cuda_graphs))
+        return cls.of(Engine.open(engine, device, precision, cuda_graphs), vocabulary, progress)
+
+    @classmethod
+    def of(
+        cls,
+        engine: Engine,
+        vocabulary: VocabularySource | None = None,
+        progress: Progress | None = None,
+    ) -> "Tagger":
+        """Tag with an engine that is open already; otherwise as :meth:`load`."""
+        tagger = cls(engine)
         default = tagger.bundle.default_vocabulary
         if vocabulary is not None:
             tagger.use_vocabulary(vocabulary, progress)

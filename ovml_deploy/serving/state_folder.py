@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from ovml_deploy.errors import LabelError, VocabularyError
-from ovml_deploy.files import _fsync_folder as fsync_folder
-from ovml_deploy.files import write_atomically
+from ovml_deploy.files import fsync_folder, write_atomically
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.labels import LabelSource, split_groups
 from ovml_deploy.runtime.vocabulary import Vocabulary

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,11 +31,6 @@ class Gate:
         if self.error is not None:
             raise self.error
         return self._engine.encode(pixels)
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_bundle: Path) -> Engine:
-    return Engine.open(tiny_bundle, "cpu")
 
 
 @pytest.fixture

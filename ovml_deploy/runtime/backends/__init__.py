@@ -10,11 +10,13 @@ from pathlib import Path
 from ovml_deploy.errors import DeviceError, UsageError
 from ovml_deploy.runtime.backends import openvino, ort
 from ovml_deploy.runtime.backends.base import Array, Backend, Graph
+from ovml_deploy.runtime.plans import SUFFIX as PLAN
 from ovml_deploy.runtime.precision import why_not_on_cpu
 
 __all__ = [
     "AUTO",
     "DEVICES",
+    "PLAN",
     "Array",
     "Backend",
     "Graph",
@@ -26,7 +28,6 @@ __all__ = [
 ]
 
 AUTO = "auto"
-PLAN = ".plan"
 
 _MISSING: dict[str, Callable[[], str | None]] = {
     "cuda": lambda: ort.missing("cuda"),
