@@ -8,6 +8,7 @@ from ovml_deploy import __version__, assets, output
 from ovml_deploy.cli.doctor import doctor_command
 from ovml_deploy.cli.evaluate import evaluate_command
 from ovml_deploy.cli.knowledge import knowledge_command
+from ovml_deploy.cli.serve import serve_command
 from ovml_deploy.cli.train import Train
 from ovml_deploy.cli.verify import verify_command
 from ovml_deploy.cli.vocab import Vocab
@@ -125,6 +126,7 @@ class Commands:
     doctor = staticmethod(doctor_command)
     evaluate = staticmethod(evaluate_command)
     knowledge = staticmethod(knowledge_command)
+    serve = staticmethod(serve_command)
     verify = staticmethod(verify_command)
 
 

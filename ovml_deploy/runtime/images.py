@@ -21,20 +21,23 @@ MAX_BYTES = 256 * 1024 * 1024
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(
+    source: ImageSource, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """Return an image as upright RGB: EXIF rotation applied, 16 bits scaled to 8, alpha dropped.
 
-    Of an animation, the first frame. Raises ImageError naming the source and the remedy.
+    Of an animation, the first frame. ``formats``: those of Pillow's that are tried, None for all.
+    Raises ImageError naming the source and the remedy, for too many pixels before they are decoded.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, max_pixels)
     name = describe(source)
     try:
         if isinstance(source, Image.Image):
-            _check_pixels(source, name)
+            _check_pixels(source, name, max_pixels)
             return _to_rgb(source, name)
-        with Image.open(_readable(source, name)) as image:
-            _check_pixels(image, name)
+        with Image.open(_readable(source, name), formats=formats) as image:
+            _check_pixels(image, name, max_pixels)
             if image.format == "EPS":  # Pillow would hand it to Ghostscript
                 raise ImageError(f"{name}: PostScript is a program, not an image. Save it as PNG.")
             return _to_rgb(image, name)
@@ -43,7 +46,7 @@ def open_image(source: ImageSource) -> Image.Image:
     except FileNotFoundError as error:
         raise ImageError(f"{name}: there is no such file.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name}: {_too_large(str(error))}") from error
+        raise ImageError(f"{name}: {_too_large(str(error), max_pixels)}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that can be read{_looks_like(source)}.") from error
     except OSError as error:
@@ -94,15 +97,15 @@ def _check_bytes(size: int, name: str) -> None:
         raise ImageError(f"{name}: {size:,} bytes; at most {MAX_BYTES:,} are read.")
 
 
-def _check_pixels(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{name}: {_too_large(f'{image.width}x{image.height}')}")
+def _check_pixels(image: Image.Image, name: str, most: int) -> None:
+    if image.width * image.height > most:
+        raise ImageError(f"{name}: {_too_large(f'{image.width}x{image.height}', most)}")
     if image.width * image.height == 0:
         raise ImageError(f"{name}: has no pixels ({image.width}x{image.height}).")
 
 
-def _too_large(size: str) -> str:
-    return f"too many pixels ({size}); at most {MAX_PIXELS:,} are decoded. Scale it down first."
+def _too_large(size: str, most: int) -> str:
+    return f"too many pixels ({size}); at most {most:,} are decoded. Scale it down first."
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -128,14 +131,14 @@ def _from_integers(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(eight_bit).convert("RGB")
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: np.ndarray, most: int) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ImageError(
             f"An array must be uint8 [H, W, 3] in RGB order; this is {array.dtype} "
             f"{list(array.shape)}."
         )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(_too_large(f"{array.shape[1]}x{array.shape[0]}"))
+    if array.shape[0] * array.shape[1] > most:
+        raise ImageError(_too_large(f"{array.shape[1]}x{array.shape[0]}", most))
     return Image.fromarray(array)
 
 

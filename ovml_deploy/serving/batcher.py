@@ -48,7 +48,8 @@ class Batcher:
     A batch starts with the oldest image and takes what else is there, up to ``max_batch``; it waits
     for more no longer than ``max_delay`` seconds, and not at all while images keep coming faster
     than they are computed. Images with different vocabularies share the encoder. At most
-    ``max_queue`` images wait. ``observe`` is called with (images, seconds) of each batch.
+    ``max_queue`` images wait. ``observe`` is called with (images, seconds) of each batch, ``died``
+    where the thread ends by itself, both on the thread.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Batcher:
         max_delay: float = 0.002,
         max_queue: int = 64,
         observe: Callable[[int, float], None] | None = None,
+        died: Callable[[], None] | None = None,
     ) -> None:
         self.failure: BaseException | None = None  #: what ended the thread, if anything did
         self._engine = engine
@@ -65,6 +67,7 @@ class Batcher:
         self._max_delay = max_delay
         self._max_queue = max_queue
         self._observe = observe or (lambda images, seconds: None)
+        self._died = died or (lambda: None)
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -104,11 +107,15 @@ class Batcher:
                 raise OverloadedError(
                     f"{len(self._jobs)} images wait already, and at most {self._max_queue} may. Come "
                     "back later, or send fewer at once.",
-                    self._until_free(len(jobs)),
+                    self.expected_wait(len(self._jobs) + len(jobs)),
                 )
             self._jobs.extend(jobs)
             self._changed.notify()
         return [job.future for job in jobs]
+
+    def expected_wait(self, images: int) -> float:
+        """Return how many seconds so many images will take, as far as is known, 0.1 to 60."""
+        return min(max(images * self._seconds_an_image, _SHORTEST_WAIT), _LONGEST_WAIT)
 
     def close(self, drain: bool = True) -> None:
         """Take no more images; compute those that wait, unless ``drain`` is False."""
@@ -127,10 +134,6 @@ class Batcher:
             else:
                 self._jobs.append(job)
 
-    def _until_free(self, wanted: int) -> float:
-        left = (len(self._jobs) + wanted) * self._seconds_an_image
-        return min(max(left, _SHORTEST_WAIT), _LONGEST_WAIT)
-
     def _run(self) -> None:
         try:
             while (batch := self._next_batch()) is not None:
@@ -139,6 +142,7 @@ class Batcher:
             with self._changed:
                 self.failure = error
                 self._drop(_stopped(error))
+            self._died()
             raise
 
     def _next_batch(self) -> list[_Job] | None:

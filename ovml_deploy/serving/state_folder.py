@@ -20,6 +20,7 @@ from ovml_deploy.files import fsync_folder, write_atomically
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.labels import LabelSource, split_groups
 from ovml_deploy.runtime.vocabulary import Vocabulary
+from ovml_deploy.serving.errors import StateError
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def check_name(name: str) -> None:
 class StateFolder:
     """Reads and writes the folder, which belongs to one process until it is closed.
 
-    What cannot be read or written is a VocabularyError.
+    What cannot be read or written is a StateError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,7 +92,7 @@ class StateFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / _LOCK, "ab")  # noqa: SIM115 - held until close()
         except OSError as error:
-            raise VocabularyError(
+            raise StateError(
                 f"Vocabularies cannot be kept in {str(path)!r} ({error}). Name another folder."
             ) from error
         _take(self._lock, path)
@@ -105,7 +106,7 @@ class StateFolder:
         try:
             return self._read(bundle)
         except OSError as error:
-            raise VocabularyError(f"{str(self.path)!r} cannot be read ({error}).") from error
+            raise StateError(f"{str(self.path)!r} cannot be read ({error}).") from error
 
     def _read(self, bundle: Bundle) -> dict[str, Slot]:
         slots: dict[str, Slot] = {}
@@ -182,7 +183,7 @@ class StateFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise VocabularyError(f"{path} is damaged ({error!r}).") from error
+            raise StateError(f"{path} is damaged ({error!r}).") from error
 
 
 def _read_slot(home: Path, bundle: Bundle) -> Slot | None:
@@ -283,12 +284,12 @@ def _take(lock: IO[bytes], path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise VocabularyError(
+        raise StateError(
             f"Another process keeps its vocabularies in {str(path)!r}. Stop it, or name another folder."
         ) from error
 
 
-def _not_written(path: Path, error: OSError) -> VocabularyError:
-    return VocabularyError(
+def _not_written(path: Path, error: OSError) -> StateError:
+    return StateError(
         f"{str(path)!r} cannot be written ({error}). Free some space, or see to its permissions."
     )

@@ -6,11 +6,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovml_deploy.errors import LabelError, OvmlError, VocabularyError
+from ovml_deploy.errors import LabelError, OvmlError
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.labels import LabelSource, split_groups
 from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
+from ovml_deploy.serving.errors import (
+    ConflictError,
+    NotReadyError,
+    StateError,
+    StoppingError,
+    UnknownVocabularyError,
+)
 from ovml_deploy.serving.state_folder import Request, Slot, StateFolder, check_name
 
 logger = logging.getLogger(__name__)
@@ -62,7 +69,8 @@ class VocabularyStore:
     as are vocabularies of another model. Only one process may use a folder. The vocabularies of
     the bundle are there too, at version 0, and cannot be changed.
 
-    What the methods raise is a VocabularyError, and LabelError for labels that cannot be used.
+    The methods raise the VocabularyErrors of ``serving.errors``, LabelError for labels that cannot be
+    used, and once it is closed StoppingError for what would change something.
     """
 
     def __init__(
@@ -125,7 +133,7 @@ class VocabularyStore:
         with self._changed:
             slot = self._slot(name)
             if slot.vocabulary is None:
-                raise VocabularyError(_not_ready(name, slot))
+                raise NotReadyError(_not_ready(name, slot))
             return slot.vocabulary, self._entry(name, slot)
 
     def entry(self, name: str) -> Entry:
@@ -147,7 +155,7 @@ class VocabularyStore:
         """Return the vocabulary that is used where none is named."""
         with self._changed:
             if self._active is None:
-                raise VocabularyError(f"{self._none_active} Activate one, or name one.")
+                raise NotReadyError(f"{self._none_active} Activate one, or name one.")
             return self.served(self._active)
 
     def activate(self, name: str) -> Entry:
@@ -168,9 +176,9 @@ class VocabularyStore:
             self._check_open()
             self._slot(name)
             if name not in self._own:
-                raise VocabularyError(f"{name!r} is part of the bundle and cannot be deleted.")
+                raise ConflictError(f"{name!r} is part of the bundle and cannot be deleted.")
             if name == self._active:
-                raise VocabularyError(f"{name!r} is active. Activate another one, then delete it.")
+                raise ConflictError(f"{name!r} is active. Activate another one, then delete it.")
             if self._folder is not None:
                 self._folder.delete(name)
             with self._changed:
@@ -200,9 +208,9 @@ class VocabularyStore:
         self._own = folder.read(self._engine.bundle)
         try:
             self._active = folder.active() or self._active
-        except VocabularyError as error:  # whatever else is chosen might give the wrong tags
-            self._active, self._none_active = None, f"{_NONE_ACTIVE} {error}"
-            logger.warning("%s", self._none_active)
+        except StateError as error:  # whatever else is chosen might give the wrong tags
+            self._active, self._none_active = None, f"{_NONE_ACTIVE} Which one was cannot be read."
+            logger.warning("%s %s", self._none_active, error)
         for name in sorted(self._own, key=lambda name: (name != self._active, name)):
             slot = self._own[name]
             if name in self._stored:
@@ -229,7 +237,9 @@ class VocabularyStore:
         slot = self._own.get(name) or self._stored.get(name)
         if slot is None:
             known = ", ".join(sorted(self._names())) or "none"
-            raise VocabularyError(f"There is no vocabulary {name[:80]!r}; there are: {known}.")
+            raise UnknownVocabularyError(
+                f"There is no vocabulary {name[:80]!r}; there are: {known}."
+            )
         return slot
 
     def _entry(self, name: str, slot: Slot) -> Entry:
@@ -266,18 +276,18 @@ class VocabularyStore:
 
     def _check_new(self, name: str) -> None:
         if name in self._stored:
-            raise VocabularyError(
+            raise ConflictError(
                 f"{name!r} is part of the bundle and cannot be changed. Use another name."
             )
         if len(self._own) >= self._limits.vocabularies:
-            raise VocabularyError(
+            raise ConflictError(
                 f"There are {len(self._own)} vocabularies, and at most {self._limits.vocabularies} are "
                 "allowed. Delete one first."
             )
 
     def _check_open(self) -> None:
         if self._closing:
-            raise VocabularyError("The server stops, and changes no vocabularies any more.")
+            raise StoppingError("The server stops, and changes no vocabularies any more.")
 
     def _run(self) -> None:
         while (job := self._next()) is not None:

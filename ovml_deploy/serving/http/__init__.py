@@ -1,0 +1,1 @@
+"""The HTTP API: requests to the service, and answers back."""

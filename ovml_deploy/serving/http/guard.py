@@ -1,0 +1,210 @@
+"""What every request passes first: is it let in, is there room, is it small and quick enough."""
+
+import asyncio
+import hmac
+import logging
+import uuid
+from time import perf_counter
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ovml_deploy.errors import OverloadedError, OvmlError
+from ovml_deploy.serving.http.problems import Problem
+from ovml_deploy.serving.service import Service
+from ovml_deploy.serving.settings import is_loopback
+
+logger = logging.getLogger("ovml_deploy.requests")
+
+#: Open to everybody: probes have no key, and the page asks for one.
+_OPEN = ("/healthz", "/readyz", "/", "/favicon.ico")
+_OPEN_BELOW = "/page/"
+#: What takes an engine: refused before the body is read where there is no room.
+_HEAVY = ("/tag", "/encode", "/match", "/attention", "/infer")
+_CLOSE = {"connection": "close"}  # the rest of a body that is not wanted is not read either
+
+
+class Guard:
+    """ASGI middleware: access, limits, time, errors, the log and the counters.
+
+    ``local``: the server binds to this machine alone and has no key, so that a web page that a
+    browser here shows must not reach it under a name of its own (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, local: bool) -> None:
+        self._app = app
+        self._service = service
+        self._settings = service.settings
+        self._local = local
+        self._bytes_inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = perf_counter()
+        answer = _Answer(send)
+        taken = 0
+        try:
+            headers = Headers(scope=scope)
+            self._admit(scope, headers)
+            body = await self._read(headers, receive)
+            taken = len(body)
+            self._bytes_inside += taken
+            if taken:
+                self._service.metrics.took("read", perf_counter() - start)
+            async with asyncio.timeout(self._settings.request_timeout):
+                await self._app(scope, _replayed(body, receive), answer)
+        except _GoneError:
+            pass
+        except Exception as error:
+            problem = _problem_of(error, self._settings.request_timeout)
+            if problem is None:
+                logger.exception("an error that is ours", extra={"request": answer.id})
+                problem = Problem(500, "internal", "The server failed. Its log says why.")
+            answer.kind = problem.kind
+            if not answer.status:
+                await problem.response()(scope, receive, answer)
+        finally:
+            self._bytes_inside -= taken
+            self._record(scope, answer, perf_counter() - start)
+
+    def _admit(self, scope: Scope, headers: Headers) -> None:
+        method, path = scope["method"], scope["path"]
+        _check_origin(method, headers)
+        if self._local and not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
+            raise Problem(403, "host", "This server answers to localhost only.", _CLOSE)
+        is_open = path in _OPEN or path.startswith(_OPEN_BELOW)
+        if self._settings.api_key is not None and not is_open:
+            _check_key(headers, self._settings.api_key)
+        if method == "POST" and path.endswith(_HEAVY):
+            self._service.check_room()
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        """Return the whole body."""
+        most = self._settings.max_body
+        announced = headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced) > most:
+            raise _too_large(most)
+        if announced == "0" and "transfer-encoding" not in headers:
+            return b""
+        parts: list[bytes] = []
+        held = 0
+        try:
+            async with asyncio.timeout(self._settings.body_timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _GoneError
+                    part = message.get("body", b"")
+                    parts.append(part)
+                    held += len(part)
+                    self._bytes_inside += len(part)
+                    if held > most:
+                        raise _too_large(most)
+                    if self._bytes_inside > self._settings.max_bytes_inside:
+                        raise OverloadedError("Too many bytes are inside. Come back later.", 1.0)
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            text = f"The body did not come within {self._settings.body_timeout:g} s."
+            raise Problem(408, "slow", text, _CLOSE) from None
+        finally:
+            self._bytes_inside -= held
+
+    def _record(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        metrics = self._service.metrics
+        status = answer.status or 499  # as others count clients that hung up
+        metrics.requests.labels(route, str(status)).inc()
+        metrics.request_seconds.labels(route).observe(seconds)
+        if status >= 400:
+            metrics.errors.labels(answer.kind or str(status)).inc()
+        level = logging.DEBUG if route in ("/healthz", "/readyz", "/metrics") else logging.INFO
+        if logger.isEnabledFor(level):
+            facts = {
+                "request": answer.id,
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": status,
+                "ms": round(1e3 * seconds, 1),
+                "client": (scope.get("client") or ("",))[0],
+            }
+            if answer.kind is not None:
+                facts["kind"] = answer.kind
+            logger.log(level, "request", extra=facts)
+
+
+class _GoneError(Exception):
+    """The client hung up."""
+
+
+class _Answer:
+    """Sends, and remembers what: a status of 0 stands for nothing yet."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.id = uuid.uuid4().hex
+        self.status = 0
+        self.kind: str | None = None  #: of what went wrong
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", self.id.encode()),
+                (b"x-content-type-options", b"nosniff"),
+            ]
+        await self._send(message)
+
+
+def _check_origin(method: str, headers: Headers) -> None:
+    """A browser says from which site a request comes; only the page of this server changes things."""
+    origin = headers.get("origin")
+    if origin is None or method in ("GET", "HEAD"):
+        return
+    if urlsplit(origin).netloc != headers.get("host"):
+        text = f"Pages of {origin[:80]!r} may not use this server from a browser."
+        raise Problem(403, "origin", text, _CLOSE)
+
+
+def _check_key(headers: Headers, key: str) -> None:
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        given = headers.get("x-api-key", "")
+    if not hmac.compare_digest(given.strip().encode(), key.encode()):
+        text = "This needs the API key: 'Authorization: Bearer KEY', or 'X-API-Key: KEY'."
+        raise Problem(401, "key", text, {"www-authenticate": "Bearer", **_CLOSE})
+
+
+def _too_large(most: int) -> Problem:
+    text = f"The body is too large: at most {most:,} bytes are read. Send fewer or smaller images."
+    return Problem(413, "too_large", text, _CLOSE)
+
+
+def _problem_of(error: Exception, timeout: float) -> Problem | None:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OvmlError):
+        return Problem.of(error)
+    if isinstance(error, TimeoutError):
+        text = f"This took longer than {timeout:g} s."
+        return Problem(503, "timeout", text, {"retry-after": "1"})
+    return None
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Give the whole body once, then what comes: that the client hung up."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

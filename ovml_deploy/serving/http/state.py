@@ -1,0 +1,41 @@
+"""What routes share: the service behind them, and the errors that they may answer with."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from ovml_deploy.serving.http.schemas import ErrorAnswer
+from ovml_deploy.serving.service import Service
+
+_MEANINGS = {
+    400: "The request cannot be read",
+    401: "The API key is missing or wrong",
+    403: "Not from there",
+    404: "There is no such vocabulary",
+    408: "The body came too slowly",
+    409: "Not now: something else must come first",
+    413: "Too large",
+    415: "A media type that is not taken",
+    422: "The request makes no sense",
+    429: "Too much to do; Retry-After says when to come back",
+    500: "A fault of the server",
+    503: "The server stops, or its engine or disk fails; Retry-After says when to come back",
+}
+#: What any request may meet.
+ALWAYS = (401, 403, 408, 413, 503)
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(_service)]
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of a route."""
+    return {
+        status: {"model": ErrorAnswer, "description": _MEANINGS[status]}
+        for status in sorted({*statuses, *ALWAYS})
+    }

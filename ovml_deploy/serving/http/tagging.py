@@ -1,0 +1,194 @@
+"""Tagging over HTTP: images to tags at once, or by way of features that the client keeps."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from ovml_deploy.errors import ImageError, UsageError
+from ovml_deploy.serving.http import schemas
+from ovml_deploy.serving.http.problems import json_response
+from ovml_deploy.serving.http.questions import Sent, read_images, read_json, split_labels
+from ovml_deploy.serving.http.schemas import (
+    EncodeAnswer,
+    Images,
+    MatchAnswer,
+    MatchQuestion,
+    Name,
+    TagAnswer,
+    TagQuestion,
+    Threshold,
+    TopK,
+)
+from ovml_deploy.serving.http.state import ServiceOf, errors
+from ovml_deploy.serving.service import FORMATS, Choice, Item, Times
+
+router = APIRouter(prefix="/v1", tags=["tagging"])
+
+_Found = TypeVar("_Found")
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_TYPES = ("application/octet-stream", *(f"image/{name.lower()}" for name in FORMATS))
+
+
+def _bodies(question: type, form: dict[str, Any]) -> dict[str, Any]:
+    """Describe the three forms that a body with images may have."""
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+    properties = {"image": files, **form}
+    multipart = {"type": "object", "properties": properties, "required": ["image"]}
+    content = {
+        **dict.fromkeys(_TYPES, _BINARY),
+        "multipart/form-data": {"schema": multipart},
+        "application/json": {"schema": question.model_json_schema()},  # type: ignore[attr-defined]
+    }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _query(
+    vocabulary: Annotated[Name | None, Query()] = None,
+    labels: Annotated[
+        str | None, Query(min_length=1, description="The labels themselves, separated by commas")
+    ] = None,
+    top_k: Annotated[TopK | None, Query()] = None,
+    threshold: Annotated[Threshold | None, Query()] = None,
+) -> dict[str, Any]:
+    listed = None if labels is None else split_labels(labels)
+    given = {"vocabulary": vocabulary, "labels": listed, "top_k": top_k, "threshold": threshold}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+_Query = Annotated[dict[str, Any], Depends(_query)]
+_FORM = {
+    "vocabulary": {"type": "string"},
+    "labels": {"type": "string"},
+    "top_k": {"type": "integer"},
+    "threshold": {"type": "number"},
+}
+
+
+@router.post(
+    "/tag",
+    response_model=TagAnswer,
+    responses=errors(400, 404, 409, 413, 415, 422, 429, 503),
+    openapi_extra=_bodies(TagQuestion, _FORM),
+)
+async def tag(request: Request, service: ServiceOf, given: _Query) -> Response:
+    """Tag one image (the body, under its media type) or many (a form's files, or JSON).
+
+    Where many were sent, one that cannot be read is an error of its own result; one sent alone is
+    status 422.
+    """
+    sent = await read_images(request, given)
+    options = sent.options
+    choice = await service.choose(options.vocabulary, options.labels)
+    work = service.tag(sent.images, choice, options.top_k, options.threshold)
+    items = _checked(sent, await unless_gone(request, work))
+    return json_response(
+        {
+            "vocabulary": _used(choice),
+            "results": [
+                {
+                    "name": name,
+                    "tags": [asdict(tag) for tag in item.tags],
+                    "times": _times(item.times),
+                    "error": item.error,
+                }
+                for name, item in zip(sent.names, items, strict=True)
+            ],
+        }
+    )
+
+
+@router.post(
+    "/encode",
+    response_model=EncodeAnswer,
+    responses=errors(400, 413, 415, 422, 429, 503),
+    openapi_extra=_bodies(Images, {}),
+)
+async def encode(request: Request, service: ServiceOf) -> Response:
+    """Encode images into features, to be kept and matched later with any words."""
+    sent = await read_images(request, {})
+    items = _checked(sent, await unless_gone(request, service.encode(sent.images)))
+    found = [
+        {
+            "name": name,
+            "features": None if i.features is None else schemas.Features.of(i.features),
+            "times": _times(i.times),
+            "error": i.error,
+        }
+        for name, i in zip(sent.names, items, strict=True)
+    ]
+    return json_response({"model": service.engine.bundle.model_hash, "results": found})
+
+
+@router.post(
+    "/match",
+    response_model=MatchAnswer,
+    responses=errors(400, 404, 409, 413, 422, 429, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": MatchQuestion.model_json_schema()}},
+        }
+    },
+)
+async def match(request: Request, service: ServiceOf) -> Response:
+    """Tag images anew by features that /v1/encode gave, without the images."""
+    question = read_json(MatchQuestion, await request.body())
+    features = [item.read() for item in question.features]
+    if len({array.shape for array in features}) > 1:
+        raise UsageError("Features of different shapes are not of one model.")
+    choice = await service.choose(question.vocabulary, question.labels)
+    work = service.match(np.stack(features), choice, question.top_k, question.threshold)
+    found = await unless_gone(request, work)
+    tagged = [{"tags": [asdict(tag) for tag in tags]} for tags in found]
+    return json_response({"vocabulary": _used(choice), "results": tagged})
+
+
+async def unless_gone(request: Request, work: Awaitable[_Found]) -> _Found:
+    """Do some work for as long as the client waits; one that hangs up frees its places."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+        return await working
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _checked(sent: Sent, items: list[Item]) -> list[Item]:
+    """An image that is the request itself has no result to put its error into."""
+    if sent.alone and items[0].error is not None:
+        raise ImageError(items[0].error)
+    return items
+
+
+def _used(choice: Choice) -> dict[str, Any]:
+    vocabulary = choice.vocabulary
+    return {
+        "name": choice.name,
+        "version": choice.version,
+        "id": vocabulary.id,
+        "labels": len(vocabulary),
+    }
+
+
+def _times(times: Times | None) -> dict[str, Any] | None:
+    if times is None:
+        return None
+    return {
+        "decode_ms": round(times.decode, 3),
+        "queue_ms": round(times.queue, 3),
+        "engine_ms": round(times.engine, 3),
+        "batch": times.batch,
+    }

@@ -1,0 +1,291 @@
+"""What every front of the server calls, be it HTTP, gRPC or Ray: images in, tags out."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from ovml_deploy.errors import ImageError, OverloadedError, UsageError
+from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.images import open_image
+from ovml_deploy.runtime.results import Tag, select_tags
+from ovml_deploy.runtime.vocabulary import Vocabulary
+from ovml_deploy.serving.batcher import Batcher, Matched
+from ovml_deploy.serving.canary import Canary
+from ovml_deploy.serving.errors import StoppingError
+from ovml_deploy.serving.inline import NAME as INLINE
+from ovml_deploy.serving.inline import InlineVocabularies
+from ovml_deploy.serving.metrics import Metrics
+from ovml_deploy.serving.settings import Settings
+from ovml_deploy.serving.vocabularies import VocabularyStore
+
+logger = logging.getLogger(__name__)
+
+#: What strangers may send; Pillow knows many more, some of them hardly tested.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+_SPARE = 8  # places in the batcher's queue for canaries
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The vocabulary of a request, from its beginning to its end; ``version`` 0: it has none."""
+
+    vocabulary: Vocabulary
+    name: str = INLINE
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds that an image took: decoding, waiting for the engine, and its batch's there."""
+
+    decode: float
+    queue: float
+    engine: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of an image: tags or features ``[M, D]``, or what was wrong with it."""
+
+    tags: tuple[Tag, ...] = ()
+    features: np.ndarray | None = None
+    times: Times | None = None
+    error: str | None = None
+
+
+class Service:
+    """One engine with its batcher, vocabularies and counters. For one event loop; close it.
+
+    ``died`` is called (on any thread) where the engine's thread ends by itself. Methods raise
+    OverloadedError where too much is inside already, StoppingError while it ends, DeviceError where the
+    engine fails; an image that cannot be read is its own item's error.
+    """
+
+    def __init__(
+        self, engine: Engine, settings: Settings, died: Callable[[], None] | None = None
+    ) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.metrics = Metrics()
+        self.stopping = False
+        self.vocabularies = VocabularyStore(engine, settings.state, settings.limits)
+        self.batcher = Batcher(
+            engine,
+            settings.max_batch,
+            settings.max_delay,
+            settings.max_queue + _SPARE,
+            self._observe,
+            died,
+        )
+        self.canary = Canary(engine, self.batcher)
+        self._inline = InlineVocabularies(
+            engine, settings.max_inline_labels, settings.limits.label_chars
+        )
+        self._decoders = ThreadPoolExecutor(settings.decoders, "ovml-decode")
+        self._matcher = ThreadPoolExecutor(1, "ovml-match")
+        self._inside = 0
+        self.metrics.watch_vocabularies(self.vocabularies)
+        self.metrics.watch(
+            "ovml_queue_images", "Images waiting for the engine", lambda: self.batcher.waiting
+        )
+        self.metrics.watch("ovml_images_inside", "Images inside", lambda: self._inside)
+
+    async def choose(self, name: str | None = None, labels: Sequence[str] | None = None) -> Choice:
+        """Return the vocabulary of a name or of labels; of neither, the active one.
+
+        Raises VocabularyError or LabelError.
+        """
+        if labels is not None:
+            if name is not None:
+                raise UsageError("Give a vocabulary or labels, not both.")
+            self._check_open()
+            start = perf_counter()
+            vocabulary = await self._inline.get(labels)
+            self.metrics.took("embed", perf_counter() - start)
+            return Choice(vocabulary)
+        store = self.vocabularies
+        vocabulary, entry = store.active() if name is None else store.served(name)
+        return Choice(vocabulary, entry.name, entry.version)
+
+    async def tag(
+        self,
+        images: Sequence[bytes],
+        choice: Choice,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+    ) -> list[Item]:
+        """Return the tags of encoded images, each as ``Tagger.tag`` gives them."""
+        with self.places(len(images)):
+            return await _all(self._tag(image, choice, top_k, threshold) for image in images)
+
+    async def encode(self, images: Sequence[bytes]) -> list[Item]:
+        """Return the features of encoded images."""
+        with self.places(len(images)):
+            return await _all(self._encode(image) for image in images)
+
+    async def tag_pixels(
+        self,
+        pixels: np.ndarray,
+        choice: Choice,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+    ) -> list[Item]:
+        """Return the tags of preprocessed pixels ``[B, H, W, 3]`` (uint8). Raises UsageError."""
+        expected = (*self.engine.bundle.preprocessing.size, 3)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise UsageError(
+                f"Pixels must be uint8 [B, {', '.join(map(str, expected))}]; these are "
+                f"{pixels.dtype} {list(pixels.shape)}."
+            )
+        with self.places(len(pixels)):
+            return await _all(self._tag(row, choice, top_k, threshold) for row in pixels)
+
+    async def match(
+        self,
+        features: np.ndarray,
+        choice: Choice,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+    ) -> list[tuple[Tag, ...]]:
+        """Return the tags of features ``[B, M, D]`` (float32). Raises UsageError."""
+        bundle = self.engine.bundle
+        expected = (bundle.features_per_image, bundle.embed_dim)
+        if features.ndim != 3 or features.shape[1:] != expected or not np.isfinite(features).all():
+            raise UsageError(
+                f"Features must be finite [B, {expected[0]}, {expected[1]}]; these are "
+                f"{list(features.shape)}."
+            )
+
+        def work() -> list[tuple[Tag, ...]]:
+            with self.metrics.timed("match"):
+                logits, winners = self.engine.match(features, choice.vocabulary)
+                return [
+                    self._select(row, won, choice, top_k, threshold)
+                    for row, won in zip(logits, winners, strict=True)
+                ]
+
+        with self.places(len(features)):
+            return await asyncio.get_running_loop().run_in_executor(self._matcher, work)
+
+    @contextmanager
+    def places(self, images: int) -> Iterator[None]:
+        """Hold places for images. Raises OverloadedError at once where there are too few."""
+        self._check_open()
+        most = self.settings.images_a_request
+        if images > most:
+            raise UsageError(f"{images} images are too many for a request: at most {most} may be.")
+        if self._inside + images > self.settings.max_queue:
+            raise OverloadedError(
+                f"{self._inside} images are being tagged already, and at most "
+                f"{self.settings.max_queue} may be. Come back later, or send fewer at once.",
+                self.batcher.expected_wait(self._inside + images),
+            )
+        self._inside += images
+        try:
+            yield
+        finally:
+            self._inside -= images
+
+    def check_room(self) -> None:
+        """Raise OverloadedError where not even one image has a place, before it is read."""
+        with self.places(1):
+            pass
+
+    def close(self, drain: bool = True) -> None:
+        """Finish what is inside (or drop it), then end the threads. Not from the event loop."""
+        self.stopping = True
+        self.batcher.close(drain)
+        self._decoders.shutdown(cancel_futures=True)
+        self._matcher.shutdown(cancel_futures=True)
+        self._inline.close()
+        self.vocabularies.close()
+
+    async def _tag(
+        self,
+        image: bytes | np.ndarray,
+        choice: Choice,
+        top_k: int | None,
+        threshold: float | None,
+    ) -> Item:
+        found = await self._compute(image, choice.vocabulary)
+        if isinstance(found, ImageError):
+            return Item(error=str(found))
+        matched, times = found
+        assert matched.logits is not None  # for there was a vocabulary
+        assert matched.winners is not None
+        tags = self._select(matched.logits, matched.winners, choice, top_k, threshold)
+        return Item(tags, matched.features, times)
+
+    async def _encode(self, image: bytes) -> Item:
+        found = await self._compute(image, None)
+        if isinstance(found, ImageError):
+            return Item(error=str(found))
+        return Item((), found[0].features, found[1])
+
+    async def _compute(
+        self, image: bytes | np.ndarray, vocabulary: Vocabulary | None
+    ) -> tuple[Matched, Times] | ImageError:
+        decode = 0.0
+        if isinstance(image, np.ndarray):
+            pixels = image
+        else:
+            loop = asyncio.get_running_loop()
+            try:
+                pixels, decode = await loop.run_in_executor(self._decoders, self._decode, image)
+            except ImageError as error:
+                self.metrics.errors.labels("image").inc()
+                return error
+        matched = await asyncio.wrap_future(self.batcher.submit(pixels, vocabulary))
+        self.metrics.queue_seconds.observe(matched.waited)
+        self.metrics.images.inc()
+        times = Times(1e3 * decode, 1e3 * matched.waited, 1e3 * matched.took, matched.batch)
+        return matched, times
+
+    def _decode(self, image: bytes) -> tuple[np.ndarray, float]:
+        start = perf_counter()
+        opened = open_image(image, self.settings.max_pixels, FORMATS)
+        pixels = self.engine.bundle.preprocessing(opened)
+        seconds = perf_counter() - start
+        self.metrics.took("decode", seconds)
+        return pixels, seconds
+
+    def _select(
+        self,
+        logits: np.ndarray,
+        winners: np.ndarray,
+        choice: Choice,
+        top_k: int | None,
+        threshold: float | None,
+    ) -> tuple[Tag, ...]:
+        activation = self.engine.bundle.activation
+        with self.metrics.timed("select"):
+            return select_tags(logits, winners, choice.vocabulary, activation, top_k, threshold)
+
+    def _observe(self, images: int, seconds: float) -> None:
+        self.metrics.batch_size.observe(images)
+        self.metrics.took("encode_and_match", seconds)
+
+    def _check_open(self) -> None:
+        if self.stopping:
+            raise StoppingError("The server stops. Send this to another one, or come back later.")
+
+
+async def _all(items: Iterator) -> list[Item]:
+    """Run an image's works side by side; where one raises, the others are cancelled."""
+    works = [*items]
+    if len(works) == 1:
+        return [await works[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,86 @@
+"""What a server is told when it starts."""
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ovml_deploy.errors import UsageError
+from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.serving.vocabularies import Limits
+
+_KEY = "OVML_API_KEY"
+_KEY_FILE = "OVML_API_KEY_FILE"
+_SHORTEST_KEY = 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server behaves; seconds, bytes and counts. Raises UsageError for what makes no sense.
+
+    ``max_queue``: images inside at once, from a request's arrival to its answer; ``max_delay``: what
+    an image waits for others to share its batch; ``state``: the folder that keeps vocabularies, None
+    to forget them at the end.
+    """
+
+    max_batch: int = 8
+    max_delay: float = 0.002
+    max_queue: int = 128
+    decoders: int = field(default_factory=available_cpus)
+    max_body: int = 32 << 20
+    max_bytes_inside: int = 512 << 20
+    max_pixels: int = 50_000_000
+    max_images: int = 64
+    max_inline_labels: int = 1000
+    max_connections: int = 1000
+    body_timeout: float = 20.0
+    request_timeout: float = 60.0
+    drain: float = 30.0
+    state: Path | None = None
+    api_key: str | None = field(default=None, repr=False)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_queue", "decoders", "max_images", "max_connections"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.max_delay < 0:
+            raise UsageError(f"max_delay is {self.max_delay} s; it cannot be negative.")
+
+    @property
+    def images_a_request(self) -> int:
+        """More would never fit inside."""
+        return min(self.max_images, self.max_queue)
+
+
+def read_api_key(file: str | None = None) -> str | None:
+    """Return the key in a file, or in the one that OVML_API_KEY_FILE names, or in OVML_API_KEY."""
+    path = file or os.environ.get(_KEY_FILE)
+    if path is None and _KEY not in os.environ:
+        return None
+    key = os.environ.get(_KEY, "") if path is None else Path(path).read_text("utf-8")
+    key = key.strip()
+    if len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable():
+        where = f"in {path}" if path else f"of {_KEY}"
+        raise UsageError(
+            f"The API key {where} must have {_SHORTEST_KEY} ASCII characters or more. Make one: "
+            "openssl rand -hex 32"
+        )
+    return key
+
+
+def check_address(host: str, api_key: str | None, insecure: bool) -> None:
+    """Refuse to serve others than this machine without a key, unless told to. Raises UsageError."""
+    if api_key is None and not insecure and not is_loopback(host):
+        raise UsageError(
+            f"{host!r} may be reached from other machines, and there is no API key. Give one with "
+            f"--api-key-file or {_KEY}, or say --insecure where something else keeps strangers out."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
