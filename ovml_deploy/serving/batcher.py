@@ -47,7 +47,7 @@ class Batcher:
 
     A batch starts with the oldest image and takes what else is there, up to ``max_batch``; it waits
     for more no longer than ``max_delay`` seconds, and not at all while images keep coming faster
-    than they are computed. Images with different vocabularies share the encoder. At most
+    than they are computed, nor for an image that comes alone after one that came alone. Images with different vocabularies share the encoder. At most
     ``max_queue`` images wait. ``observe`` is called with (images, seconds) of each batch, ``died``
     where the thread ends by itself, both on the thread.
     """
@@ -71,6 +71,7 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
+        self._last_batch = 1
         self._seconds_an_image = 0.0  # a moving average, to tell callers when to come back
         self._thread = threading.Thread(target=self._run, name="ovml-engine", daemon=True)
         self._thread.start()
@@ -153,7 +154,8 @@ class Batcher:
                     if self._closing:
                         return None
                     self._changed.wait()
-                until = self._jobs[0].queued + self._max_delay
+                delay = self._max_delay if max(self._last_batch, len(self._jobs)) > 1 else 0.0
+                until = self._jobs[0].queued + delay
                 while len(self._jobs) < self._max_batch and not self._closing:
                     left = until - time.monotonic()
                     if left <= 0:
@@ -165,6 +167,7 @@ class Batcher:
                     if job.future.set_running_or_notify_cancel():
                         batch.append(job)
                 if batch:
+                    self._last_batch = len(batch)
                     return batch
 
     def _compute(self, batch: list[_Job]) -> None:

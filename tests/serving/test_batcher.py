@@ -96,9 +96,19 @@ def test_images_that_wait_share_a_batch(gate: Gate, images) -> None:
 
 def test_a_batch_waits_for_company_but_not_for_long(engine: Engine, images) -> None:
     batcher = Batcher(engine, max_batch=8, max_delay=0.3)
+    together = [future.result(SOON) for future in batcher.submit_many(images[:2], None)]
+    assert [found.batch for found in together] == [2, 2]
+    assert all(found.waited >= 0.3 for found in together)
     first = batcher.submit(images[0], None)
-    assert {future.result().batch for future in [first, batcher.submit(images[1], None)]} == {2}
-    assert 0.25 < first.result().waited < 5
+    second = batcher.submit(images[1], None)
+    assert (first.result(SOON).batch, second.result(SOON).batch) == (2, 2)
+    batcher.close()
+
+
+def test_who_comes_alone_does_not_wait(engine: Engine, images) -> None:
+    batcher = Batcher(engine, max_batch=8, max_delay=10 * SOON)
+    for image in images[:3]:
+        assert batcher.submit(image, None).result(SOON).batch == 1
     batcher.close()
 
 

@@ -22,6 +22,7 @@ from stores import SOON, Gate, fresh, opened, put
 from ovml_deploy.errors import VocabularyError
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.vocabulary import Vocabulary
+from ovml_deploy.serving.errors import StoppingError
 from ovml_deploy.serving.vocabularies import VocabularyStore
 
 
@@ -44,7 +45,7 @@ def test_closing_does_not_wait_and_a_restart_goes_on(engine: Engine, tmp_path: P
         lambda: store.activate("mine"),
         lambda: store.delete("mine"),
     ):
-        with pytest.raises(VocabularyError, match="The server stops"):
+        with pytest.raises(StoppingError, match="The server stops"):
             change()
     store.close()
     gate: Any = Gate(engine)
@@ -245,8 +246,8 @@ def test_what_is_strange_is_left_alone(engine: Engine, tmp_path: Path, caplog) -
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("{", r"active.json is damaged .*Activate one"),
-        ('["mine"]', "active.json is damaged"),
+        ("{", r"Which one was cannot be read. Activate one"),
+        ('["mine"]', "Which one was cannot be read"),
         ('{"name": "gone"}', "'gone' was, but it is not there any more"),
     ],
 )

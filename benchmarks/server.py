@@ -1,0 +1,298 @@
+"""What a server costs beside its engine, and how it bears swaps and too many clients.
+
+    python benchmarks/server.py [--engine build/qks] [--device auto] [--what speed,swaps,overload]
+                                [--photos ../shared/photos] [--seconds 15]
+
+A real server in a process of its own, clients in another, on the same machine, so that all three
+share its cores. ``speed``: images tagged a second at 1, 8 and 64 clients against the engine alone
+(``Tagger.tag`` one by one, and ``Tagger.tag_many`` in batches as large as the server's, both from the
+same encoded images), taking turns. ``swaps``: 64 clients while the active vocabulary changes 1,000
+times. ``overload``: ten times as many requests as it can bear, for ``--overload-seconds``.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from load import Answers, Load, apply
+from tables import show
+
+from ovml_deploy import assets
+from ovml_deploy.runtime.cpu import cpu_name
+from ovml_deploy.runtime.tagger import Tagger
+from ovml_deploy.runtime.threads import available_cpus
+
+_BATCH = 8
+_SWAPS = 1000
+_WORDS = {
+    "animals": ("cat", "dog", "horse", "bird", "fish", "insect"),
+    "things": ("cup", "car", "boat", "chair", "flower", "clock"),
+}
+_ROUNDS = 2
+
+
+class Server:
+    """``ovml-deploy serve`` in a process, logging to a file, until it is closed."""
+
+    def __init__(self, *options: str) -> None:
+        """Return once it is ready."""
+        start = time.perf_counter()
+        self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - as long as the server
+        command = [sys.executable, "-m", "ovml_deploy.cli", "serve", "--port", "0", *options]
+        self._process = subprocess.Popen(command, stderr=self._log)
+        self.url = self._started()
+        self.ask("GET", "/readyz")
+        self.ready_after = time.perf_counter() - start
+
+    def ask(self, method: str, path: str, content: object = None) -> dict:
+        """Send a request with a JSON body, and return the answer's."""
+        body = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(
+            self.url + path, body, {"content-type": "application/json"}, method=method
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    def resident(self) -> int:
+        """Return bytes of memory."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_seconds(self) -> float:
+        """Return what it used of the processor so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        """End it by SIGTERM, as a service manager does."""
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(60)
+        if code:
+            raise SystemExit(f"the server ended with {code}")
+
+    def _started(self) -> str:
+        while self._process.poll() is None:
+            for line in Path(self._log.name).read_text().splitlines():
+                if '"listening"' in line:
+                    return json.loads(line)["url"]
+            time.sleep(0.01)
+        raise SystemExit(f"the server did not start:\n{Path(self._log.name).read_text()}")
+
+
+def measure_speed(engine: str, device: str, images: Sequence[bytes], seconds: float) -> None:
+    tagger = Tagger.load(engine, device)
+    rows = [["clients", "server, images/s", "engine alone", "share", "p50 / p95 / p99 ms"]]
+    rows[0] += ["images a batch", "queue ms, median", "CPU ms an image, server / alone"]
+    server = Server("--engine", engine, "--device", device)
+    print(f"ready {server.ready_after:.2f} s after its start", flush=True)
+    for clients in (1, 8, 64):
+        apply(Load(server.url, images, 2.0, clients))
+        _alone(tagger, images, 2.0, clients)
+        rates, alone, answers, cost = [], [], [], []
+        for _ in range(_ROUNDS):  # they take turns
+            before = server.cpu_seconds(), time.process_time()
+            answers.append(apply(Load(server.url, images, seconds, clients)))
+            rates.append(answers[-1].rate)
+            middle = server.cpu_seconds(), time.process_time()
+            alone.append(_alone(tagger, images, seconds, clients))
+            cost.append(
+                (
+                    1e3 * (middle[0] - before[0]) / len(answers[-1].sent),
+                    1e3 * (time.process_time() - middle[1]) / (alone[-1] * seconds),
+                )
+            )
+        shares = [a / b for a, b in zip(rates, alone, strict=True)]
+        bad = sum(int((~a.tagged).sum()) + a.lost for a in answers)
+        assert not bad, f"{bad} requests failed"
+        rows.append(
+            [
+                str(clients),
+                f"{np.mean(rates):.1f}",
+                f"{np.mean(alone):.1f}",
+                f"{np.mean(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})",
+                " / ".join(f"{np.mean([a.quantile(q) for a in answers]):.0f}" for q in _QUANTILES),
+                f"{np.mean([a.batch.mean() for a in answers]):.1f}",
+                f"{np.mean([np.median(a.queue_ms) for a in answers]):.1f}",
+                " / ".join(f"{value:.1f}" for value in np.mean(cost, axis=0)),
+            ]
+        )
+    server.close()
+    show(f"{Path(engine).name}, {tagger.backend.description}", rows)
+
+
+_QUANTILES = (0.5, 0.95, 0.99)
+
+
+def measure_swaps(engine: str, device: str, images: Sequence[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as state:
+        server = Server("--engine", engine, "--device", device, "--state", state)
+        for name, labels in _WORDS.items():
+            server.ask("PUT", f"/v1/vocabularies/{name}?wait=30", {"labels": labels})
+        server.ask("POST", "/v1/vocabularies/animals/activate")
+        words = {name: frozenset(labels) for name, labels in _WORDS.items()}
+        load = Load(server.url, images, 10.0, 64, path="/v1/tag?threshold=0", words=words)
+        apply(replace(load, seconds=3.0))
+        rows = [["64 clients", "images/s", "p50 ms", "p99 ms", "failed", "mixed", "seen"]]
+        quiet, swapped = [], []
+        for _ in range(_ROUNDS):
+            quiet.append(apply(load))
+            with _swapping(server, _SWAPS // _ROUNDS, load.seconds) as done:
+                swapped.append(apply(load))
+            print(f"{len(done)} swaps", flush=True)
+        for title, runs in (("no swaps", quiet), (f"{_SWAPS:,} swaps", swapped)):
+            failed = sum(int((~a.tagged).sum()) + a.lost for a in runs)
+            rows.append(
+                [
+                    title,
+                    f"{np.mean([a.rate for a in runs]):.1f}",
+                    f"{np.mean([a.quantile(0.5) for a in runs]):.0f}",
+                    f"{np.mean([a.quantile(0.99) for a in runs]):.0f}",
+                    str(failed),
+                    str(sum(a.mixed for a in runs)),
+                    f"{sum(len(a.sent) for a in runs):,}",
+                ]
+            )
+        ratio = np.mean([a.quantile(0.99) for a in swapped]) / np.mean(
+            [a.quantile(0.99) for a in quiet]
+        )
+        server.close()
+    show("swaps under load", rows)
+    print(f"p99 with swaps / without: {ratio:.2f}")
+
+
+def measure_overload(
+    engine: str, device: str, images: Sequence[bytes], seconds: float, clients: int = 64
+) -> None:
+    server = Server("--engine", engine, "--device", device)
+    before = apply(Load(server.url, images, 10.0, clients))
+    memory: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            memory.append(server.resident())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    over = apply(Load(server.url, images, seconds, rate=10 * before.rate))
+    stop.set()
+    thread.join()
+    time.sleep(1)
+    after = apply(Load(server.url, images, 10.0, clients))
+    rows = [["", "sent", "tagged/s", "p50 / p99 ms", "429", "503", "other", "lost"]]
+    for title, answers in (
+        (f"{clients} clients", before),
+        (f"10x that rate, {seconds:.0f} s", over),
+        (f"{clients} clients again", after),
+    ):
+        rows.append(_overload_row(title, answers))
+    server.close()
+    show("overload", rows)
+    half = memory[len(memory) // 2 :]
+    print(f"p99 of the tagged, over before: {over.quantile(0.99) / before.quantile(0.99):.2f}")
+    print(f"p99 after / before: {after.quantile(0.99) / before.quantile(0.99):.2f}")
+    spread = (max(half) - min(half)) / min(half)
+    print(
+        f"memory over the last half: {min(half) / 1e6:.0f} to {max(half) / 1e6:.0f} MB ({spread:.1%})"
+    )
+
+
+def _overload_row(title: str, answers: Answers) -> list[str]:
+    counts = {status: int((answers.status == status).sum()) for status in (200, 429, 503)}
+    other = len(answers.status) - sum(counts.values())
+    return [
+        title,
+        f"{len(answers.sent):,}",
+        f"{answers.rate:.1f}",
+        f"{answers.quantile(0.5):.0f} / {answers.quantile(0.99):.0f}",
+        f"{counts[429]:,}",
+        f"{counts[503]:,}",
+        str(other),
+        str(answers.lost),
+    ]
+
+
+def _alone(tagger: Tagger, images: Sequence[bytes], seconds: float, clients: int) -> float:
+    """Return images a second of the engine without a server: one by one, or in batches."""
+    start = time.perf_counter()
+    end, done = start + seconds, 0
+
+    def endless() -> Iterator[bytes]:
+        number = 0
+        while time.perf_counter() < end:
+            yield images[number % len(images)]
+            number += 1
+
+    if clients == 1:
+        for image in endless():
+            tagger.tag(image)
+            done += 1
+    else:
+        done = sum(1 for _ in tagger.tag_many(endless(), batch_size=_BATCH))
+    return done / (time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def _swapping(server: Server, swaps: int, seconds: float) -> Iterator[list[str]]:
+    """Change the active vocabulary so many times, evenly over the time."""
+    done: list[str] = []
+
+    def swap() -> None:
+        start = time.perf_counter()
+        names = [*_WORDS]
+        for number in range(swaps):
+            time.sleep(max(0.0, start + number * seconds / swaps - time.perf_counter()))
+            name = names[(number + 1) % len(names)]
+            server.ask("POST", f"/v1/vocabularies/{name}/activate")
+            done.append(name)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    yield done
+    thread.join()
+
+
+def read_images(folder: str, most: int = 200) -> list[bytes]:
+    """Return encoded images: of the folder, or the sample photographs where it is absent."""
+    paths = sorted(Path(folder).glob("*.jpg")) or assets.sample_photographs()
+    return [path.read_bytes() for path in paths[:: max(1, len(paths) // most)]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", default=str(assets.MINI))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--what", default="speed,swaps,overload")
+    parser.add_argument("--photos", default="../shared/photos")
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--overload-seconds", type=float, default=60.0)
+    given = parser.parse_args()
+    images = read_images(given.photos)
+    size = np.mean([len(image) for image in images]) / 1e3
+    print(
+        f"{available_cpus()} CPUs of {cpu_name()}; {len(images)} images of {size:.0f} kB",
+        flush=True,
+    )
+    what = given.what.split(",")
+    if "speed" in what:
+        measure_speed(given.engine, given.device, images, given.seconds)
+    if "swaps" in what:
+        measure_swaps(given.engine, given.device, images)
+    if "overload" in what:
+        measure_overload(given.engine, given.device, images, given.overload_seconds)
+
+
+if __name__ == "__main__":
+    main()
