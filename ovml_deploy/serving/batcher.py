@@ -47,9 +47,10 @@ class Batcher:
 
     A batch starts with the oldest image and takes what else is there, up to ``max_batch``; it waits
     for more no longer than ``max_delay`` seconds, and not at all while images keep coming faster
-    than they are computed, nor for an image that comes alone after one that came alone. Images with different vocabularies share the encoder. At most
-    ``max_queue`` images wait. ``observe`` is called with (images, seconds) of each batch, ``died``
-    where the thread ends by itself, both on the thread.
+    than they are computed, nor for an image that comes alone after one that came alone. Images with
+    different vocabularies share the encoder. At most ``max_queue`` images wait. ``observe`` is called
+    with (images, seconds) of each batch, ``died`` where the thread ends by itself, both on the
+    thread.
     """
 
     def __init__(

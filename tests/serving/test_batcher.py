@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
+from stores import SOON
 
 from ovml_deploy.errors import DeviceError, OverloadedError
 from ovml_deploy.runtime.engine import Engine
