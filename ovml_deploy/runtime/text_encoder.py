@@ -18,7 +18,8 @@ from ovml_deploy.runtime.vocabulary import Vocabulary
 Progress = Callable[[int, int], None]
 
 _PROMPTS_AT_ONCE = 128
-_LABELS_AT_ONCE = 256
+_LABELS_AT_ONCE = 256  # at most: between steps there is progress, and somebody may stop it
+_PROMPTS_A_STEP = 1024
 
 
 class PromptTokenizer:
@@ -73,8 +74,9 @@ class TextEncoder:
         known = self._prompts.known(texts, groups)
         known |= self._cached([label for label in texts if label not in known], groups)
         missing = [label for label in texts if label not in known]
-        for start in range(0, len(missing), _LABELS_AT_ONCE):
-            some = missing[start : start + _LABELS_AT_ONCE]
+        step = min(_LABELS_AT_ONCE, max(1, _PROMPTS_A_STEP // len(self._bundle.templates)))
+        for start in range(0, len(missing), step):
+            some = missing[start : start + step]
             fresh = dict(zip(some, self._encode(some, groups), strict=True))
             self._cache.put({_key(label, groups): row for label, row in fresh.items()})
             known |= fresh
