@@ -16,21 +16,23 @@ from export.learned import learned_rows
 from export.precision import save_graph
 from ovml_deploy.errors import ExportError
 from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.runtime.bundle import ATTENTION
 
 OPSET = 20  # the first with Gelu; LayerNormalization is native since 17
 _EXAMPLES = 3  # of 1, the exporter would freeze the dimension
 
 
 class Encoder(nn.Module):
-    """uint8 pixels ``[B, H, W, 3]`` -> features ``[B, M, D]``."""
+    """uint8 pixels ``[B, H, W, 3]`` -> features ``[B, M, D]`` (, attention ``[B, M, h, w]``)."""
 
     def __init__(self, model: TaggingModel) -> None:
         super().__init__()
         self.model = model
+        self.looks = model.attention_grid is not None
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Encode a batch."""
-        return self.model.encode(pixels)
+        return self.model.look(pixels) if self.looks else self.model.encode(pixels)
 
 
 class Matcher(nn.Module):
@@ -65,10 +67,12 @@ class TextEncoder(nn.Module):
 
 
 def export_encoder(model: TaggingModel, path: Path) -> None:
-    """Write ``encoder.onnx``: ``pixels`` -> ``features``."""
+    """Write ``encoder.onnx``: ``pixels`` -> ``features`` (, ``attention``, where the head looks)."""
     height, width = model.backbone.preprocessing.size
     pixels = torch.randint(0, 256, (_EXAMPLES, height, width, 3), dtype=torch.uint8)
-    _export(Encoder(model), {"pixels": pixels}, {"pixels": {0: _dim("batch")}}, ["features"], path)
+    encoder = Encoder(model)
+    names = ["features", ATTENTION] if encoder.looks else ["features"]
+    _export(encoder, {"pixels": pixels}, {"pixels": {0: _dim("batch")}}, names, path)
 
 
 def export_matcher(model: TaggingModel, path: Path) -> None:

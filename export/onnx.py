@@ -175,6 +175,7 @@ def _manifest(
             "embedding": dims,
             "label": head.label_parts * dims,
         },
+        "attention_grid": model.attention_grid,
         "learned_tokens": None if tokens is None else asdict(tokens),
         "text": asdict(text_settings(backbone)),
         "templates": list(model.templates),

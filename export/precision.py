@@ -238,12 +238,20 @@ def _around(node: NodeProto, kind: int, types: dict[str, int]) -> list[NodeProto
 
 def reference_encoder(model: onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray]:
     """Return pixels -> features of a lowered encoder, by :func:`in_float_arithmetic`."""
+    run = reference_outputs(model)
+    return lambda pixels: run(pixels)["features"]
+
+
+def reference_outputs(model: onnx.ModelProto) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Return pixels -> all outputs by name of a lowered encoder: see :func:`reference_encoder`."""
     session = open_session(in_float_arithmetic(model))
+    names = [output.name for output in model.graph.output]
 
-    def encode(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(["features"], {"pixels": pixels})[0])
+    def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        values = session.run(names, {"pixels": pixels})
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
-    return encode
+    return run
 
 
 def with_plain_weights(model: onnx.ModelProto) -> onnx.ModelProto:

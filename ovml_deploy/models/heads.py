@@ -28,11 +28,16 @@ class Head(nn.Module):
     consumes: ClassVar[Literal["tokens", "pooled"]]
     normalises_labels: ClassVar[bool]  # each prompt's features and their mean, to unit norm
     label_parts: ClassVar[int] = 1
+    looks: ClassVar[bool] = False  # whether it can tell where in the image each feature is from
     activation: Literal["sigmoid", "softmax"]  # logits -> scores
 
     @property
     def features_per_image(self) -> int:
         """M, the number of features of an image."""
+        raise NotImplementedError
+
+    def look(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features, and how much each looks at each token ``[B, M, N]``, if it ``looks``."""
         raise NotImplementedError
 
     def match(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,9 +52,22 @@ class _SelfAttention(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, hidden: Tensor, source: Tensor) -> Tensor:
+        return self._attend(self._split(self.query(hidden)), self._split(self.key(source)), source)
+
+    def look(self, hidden: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Also return how much each of ``hidden`` looks at each of ``source``, ``[B, M, N]``.
+
+        The mean over the heads. It is computed once more, for engines fuse what ``forward`` does,
+        and would not if somebody wanted to see the inside of it.
+        """
+        query, key = self._split(self.query(hidden)), self._split(self.key(source))
+        similarity = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return self._attend(query, key, source), similarity.softmax(dim=-1).mean(dim=1)
+
+    def _attend(self, query: Tensor, key: Tensor, source: Tensor) -> Tensor:
         attended = F.scaled_dot_product_attention(
-            self._split(self.query(hidden)),
-            self._split(self.key(source)),
+            query,
+            key,
             self._split(self.value(source)),
             dropout_p=self.dropout if self.training else 0.0,
         )
@@ -86,6 +99,11 @@ class _Attention(nn.Module):
     def forward(self, hidden: Tensor, source: Tensor) -> Tensor:
         return self.output(self.self(hidden, source), hidden)
 
+    def look(self, hidden: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Also return where ``hidden`` looks, ``[B, M, N]``."""
+        attended, looked = self.self.look(hidden, source)
+        return self.output(attended, hidden), looked
+
 
 class _Intermediate(nn.Module):
     def __init__(self, config: QKSConfig) -> None:
@@ -109,6 +127,12 @@ class _Layer(nn.Module):
         queries = self.crossattention(queries, tokens)
         return self.output_query(self.intermediate_query(queries), queries)
 
+    def look(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Also return where the queries look, ``[B, M, N]``."""
+        queries = self.attention(queries, queries)
+        queries, looked = self.crossattention.look(queries, tokens)
+        return self.output_query(self.intermediate_query(queries), queries), looked
+
 
 class _Embeddings(nn.Module):
     def __init__(self, config: QKSConfig) -> None:
@@ -130,6 +154,19 @@ class _Encoder(nn.Module):
             queries = layer(queries, tokens)
         return queries
 
+    def look(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Also return where the queries look, ``[B, M, N]``: the mean over the layers.
+
+        Each layer adds what it saw to the queries, and any of them may be the one that sees: see
+        ``benchmarks/attention.py``.
+        """
+        looks = []
+        for layer in self.layer:
+            assert isinstance(layer, _Layer)
+            queries, looked = layer.look(queries, tokens)
+            looks.append(looked)
+        return queries, torch.stack(looks).mean(dim=0)
+
 
 class _Net(nn.Module):
     def __init__(self, config: QKSConfig) -> None:
@@ -139,6 +176,10 @@ class _Net(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
         return self.encoder(self.embeddings(queries), tokens)
+
+    def look(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Also return where the queries look, ``[B, M, N]``."""
+        return self.encoder.look(self.embeddings(queries), tokens)
 
 
 class QKSHead(Head):
@@ -151,6 +192,7 @@ class QKSHead(Head):
     consumes = "tokens"
     activation = "sigmoid"
     normalises_labels = False
+    looks = True
 
     def __init__(self, config: QKSConfig, projection: Tensor | None = None) -> None:
         """Start from ``projection [W, D]`` (the backbone's own) where it is given."""
@@ -163,8 +205,18 @@ class QKSHead(Head):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return query features ``[B, M, D]`` (float32, not normalised) of tokens ``[B, N, W]``."""
-        queries = self.query_tokens.expand(tokens.shape[0], -1, -1)
-        return self.net(queries, tokens) @ self.proj
+        return self.net(self._queries(tokens), tokens) @ self.proj
+
+    def look(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features as ``forward`` does, and where each query looks, ``[B, M, N]``.
+
+        The cross-attention, mean over layers and their heads: a query's sum to 1.
+        """
+        answers, looked = self.net.look(self._queries(tokens), tokens)
+        return answers @ self.proj, looked
+
+    def _queries(self, tokens: Tensor) -> Tensor:
+        return self.query_tokens.expand(tokens.shape[0], -1, -1)
 
     @property
     def features_per_image(self) -> int:

@@ -32,6 +32,36 @@ class TaggingModel(nn.Module):
             return self.head(self.backbone.image_tokens(images))
         return self.head(self.backbone.pooled(images))
 
+    @property
+    def attention_grid(self) -> tuple[int, int] | None:
+        """How many rows and columns of places the features look at; None where they do not tell.
+
+        None, too, for a tower whose places are no grid of the image's shape.
+        """
+        if not self.head.looks:
+            return None
+        (height, width), places = self.backbone.preprocessing.size, self.backbone.positions
+        rows = round((places * height / width) ** 0.5)
+        columns = round((places * width / height) ** 0.5)
+        return (rows, columns) if rows * columns == places else None
+
+    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 pixels ``[B, H, W, 3]`` -> features ``[B, M, D]``, attention ``[B, M, h, w]``.
+
+        Attention is how much each feature is taken from each place of ``attention_grid``; what is
+        missing from a sum of 1 was taken from the token of the whole image. Raises
+        CheckpointError where there is no grid.
+        """
+        grid = self.attention_grid
+        if grid is None:
+            raise CheckpointError(
+                f"A {self.head.kind} model on {self.backbone.spec.name!r} does not tell where it "
+                "looks; a QKS model does."
+            )
+        tokens = self.backbone.image_tokens(self.backbone.normalise(pixels))
+        features, looked = self.head.look(tokens)
+        return features, looked[:, :, 1:].unflatten(-1, grid)
+
     def match(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[B, M, D]``, label embeddings -> logits and winners ``[B, K]``."""
         return self.head.match(features, labels)

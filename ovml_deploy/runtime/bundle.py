@@ -28,6 +28,9 @@ PICTURES = "pictures.safetensors"
 TUNED = "tuned.safetensors"
 VOCABULARIES = "vocabularies"
 
+#: The encoder's second output, in bundles that have an ``attention_grid``.
+ATTENTION = "attention"
+
 _MOST_TOKENS = 2**31
 
 
@@ -121,6 +124,15 @@ class Bundle:
     def features_per_image(self) -> int:
         """M, the number of features of an image."""
         return int(self.manifest["dims"]["features"])
+
+    @property
+    def attention_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the encoder's attention; None where it gives none."""
+        grid = self.manifest.get("attention_grid")
+        if grid is None:
+            return None
+        rows, columns = grid
+        return rows, columns
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -238,6 +250,9 @@ class Bundle:
         _ = self.failed_gate
         dims = (self.embed_dim, self.features_per_image, self.label_dim)
         _require(min(dims) > 0, "a dimension below 1")
+        grid = self.attention_grid
+        sizes = () if grid is None else grid
+        _require(all(type(n) is int and n > 0 for n in sizes), f"an attention grid of {grid}")
         templates = self.manifest["templates"]
         _require(isinstance(templates, list) and len(templates) > 0, "no list of templates")
         for template in templates:

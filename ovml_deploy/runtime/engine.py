@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ovml_deploy.errors import DeviceError
+from ovml_deploy.errors import BundleError, DeviceError
 from ovml_deploy.runtime.backends import (
     AUTO,
     PLAN,
@@ -21,7 +21,7 @@ from ovml_deploy.runtime.backends import (
     candidates,
     create_backend,
 )
-from ovml_deploy.runtime.bundle import ENCODER, MATCHER, TEXT_ENCODER, Bundle
+from ovml_deploy.runtime.bundle import ATTENTION, ENCODER, MATCHER, TEXT_ENCODER, Bundle
 from ovml_deploy.runtime.selfcheck import Agreement, check_golden, check_texts
 from ovml_deploy.runtime.text_encoder import TextEncoder
 from ovml_deploy.runtime.verified import failed_gate
@@ -115,6 +115,24 @@ class Engine:
     def encode(self, pixels: np.ndarray) -> Array:
         """Return features ``[B, M, D]`` of pixels ``[B, H, W, 3]`` (uint8), on the device."""
         return self._encoder({"pixels": pixels}, keep=("features",))["features"]
+
+    def look(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Return where in the images each feature was found: attention ``[B, M, h, w]``, float32.
+
+        ``pixels`` as for :meth:`encode`, which this runs anew. Rows and columns of places are the
+        bundle's ``attention_grid``; a feature's attention to all of them sums to 1, less what it
+        pays to the image as a whole. None where the model does not tell: another head than QKS, or
+        a bundle of an earlier release. Raises DeviceError.
+        """
+        if self.bundle.attention_grid is None:
+            return None
+        outputs = self._encoder({"pixels": pixels}, keep=("features",), also=(ATTENTION,))
+        if ATTENTION not in outputs:
+            raise BundleError(
+                f"{self.bundle.path} has an attention grid, and its {ENCODER} gives no attention. "
+                "Export the bundle again."
+            )
+        return np.asarray(outputs[ATTENTION])
 
     def match(self, features: Array, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
         """Return logits and winning queries ``[B, K]`` of features, wherever those are."""

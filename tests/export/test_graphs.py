@@ -27,13 +27,44 @@ def test_layer_norms_are_native(tiny_bundle: Path, name: str) -> None:
     kinds = [node.op_type for node in model.graph.node]
     # the tower: two blocks of two and ln_final, or ln_pre and ln_post; the head: one and two of 3
     assert kinds.count("LayerNormalization") == {"encoder": 6 + 7, "text_encoder": 5}[name]
-    assert not {"Sqrt", "ReduceMean", "Erf"} & set(kinds), "a norm or GELU was taken apart"
+    assert not {"Sqrt", "Erf"} & set(kinds), "a norm or GELU was taken apart"
+    # of the attention that is an output: over the heads of both layers, and over these
+    assert kinds.count("ReduceMean") == {"encoder": 2 + 1, "text_encoder": 0}[name]
+
+
+def test_where_it_looks_costs_one_product_a_layer(
+    tiny_bundle: Path, tiny_model, tmp_path, monkeypatch
+) -> None:
+    """Queries and keys are those of the features, and their weights lie as they did."""
+    looking = onnx.load(tiny_bundle / "encoder.onnx").graph
+    monkeypatch.setattr(type(tiny_model.head), "looks", False)
+    export_encoder(tiny_model, tmp_path / "encoder.onnx")
+    plain = onnx.load(tmp_path / "encoder.onnx").graph
+    products = [
+        [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+        for graph in (looking, plain)
+    ]
+    layers = tiny_model.head.config.layers
+    assert [len(some) for some in products] == [len(products[1]) + layers, len(products[1])]
+    weights = [{tensor.name for tensor in graph.initializer} for graph in (looking, plain)]
+    of_weights = [
+        sum(node.input[1] in names for node in some)
+        for some, names in zip(products, weights, strict=True)
+    ]
+    assert of_weights[0] == of_weights[1] > 10
 
 
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
-        ("encoder", {"pixels": ["batch", 32, 32, 3], "features": ["batch", 3, 32]}),
+        (
+            "encoder",
+            {
+                "pixels": ["batch", 32, 32, 3],
+                "features": ["batch", 3, 32],
+                "attention": ["batch", 3, 4, 4],
+            },
+        ),
         (
             "matcher",
             {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from qks_reference import qks_features, qks_logits
+from qks_reference import qks_attention, qks_features, qks_logits
 
 from ovml_deploy.models.qks import QKSConfig, QKSHead
 
@@ -48,6 +48,20 @@ def test_forward_equals_the_design(config: QKSConfig) -> None:
     expected_logits, expected_winners = qks_logits(expected, labels.numpy())
     np.testing.assert_allclose(logits.numpy(), expected_logits, atol=2e-4, rtol=1e-4)
     np.testing.assert_array_equal(winners.numpy(), expected_winners)
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(1, 1), (3, 4)])
+@torch.no_grad()
+def test_where_it_looks_equals_the_design(layers: int, heads: int) -> None:
+    config = QKSConfig(64, 32, layers=layers, queries=5, attention_heads=heads, intermediate=96)
+    head = random_head(config)
+    tokens = torch.randn(2, 7, config.width, generator=torch.Generator().manual_seed(1))
+    features, looked = head.look(tokens)
+    assert torch.equal(features, head(tokens))
+    expected = qks_attention(as_numpy(head), tokens.numpy(), heads)
+    assert looked.shape == (2, 5, 7)
+    np.testing.assert_allclose(looked.numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(looked.sum(dim=2), 1, atol=1e-5)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Label embeddings (normalised or not, by head) and encoding from uint8 pixels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from backbones import POOLER_VISION, load
@@ -93,6 +95,58 @@ def test_encode_starts_from_uint8_pixels(tiny_clip) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [
+        ("tiny_clip", (4, 4)),  # 32 pixels in patches of 8
+        ("tiny_resnet", (2, 2)),
+        ("tiny_cnn", (2, 2)),
+        ("tiny_siglip", (10, 10)),
+    ],
+)
+@torch.no_grad()
+def test_where_the_queries_look(request, name: str, grid: tuple[int, int]) -> None:
+    """Features as ever; attention on the grid of places, whose rest is on the whole image."""
+    backbone = load(request.getfixturevalue(name))
+    model = qks_model(backbone)
+    assert model.attention_grid == grid
+    generator = torch.Generator().manual_seed(3)
+    size = (2, *backbone.preprocessing.size, 3)
+    pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    features, looked = model.look(pixels)
+    assert torch.equal(features, model.encode(pixels))
+    tokens = backbone.image_tokens(backbone.normalise(pixels))
+    _, weights = model.head.look(tokens)
+    assert looked.shape == (2, 4, *grid)
+    assert torch.equal(looked.flatten(2), weights[:, :, 1:])
+    torch.testing.assert_close(looked.sum(dim=(2, 3)) + weights[:, :, 0], torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("size", "places", "grid"),
+    [
+        ((224, 224), 49, (7, 7)),
+        ((224, 336), 77, (7, 11)),  # a stride of 32 rounds up
+        ((336, 224), 77, (11, 7)),
+        ((224, 448), 98, (7, 14)),
+        ((224, 224), 56, None),  # no grid of a square's shape
+        ((224, 224), 50, None),
+    ],
+)
+def test_places_are_a_grid_of_the_images_shape(tiny_clip, size, places: int, grid) -> None:
+    model = qks_model(Backbone.load(tiny_clip))
+    model.backbone.preprocessing = replace(model.backbone.preprocessing, size=size)
+    model.backbone.positions = places
+    assert model.attention_grid == grid
+
+
+def test_a_zero_shot_model_does_not_tell_where_it_looks(tiny_clip) -> None:
+    model = zero_shot_model(load(tiny_clip))
+    assert model.attention_grid is None
+    with pytest.raises(CheckpointError, match=r"A zero-shot model on .* does not tell where"):
+        model.look(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+
+
 def test_a_zero_shot_head_works_where_there_are_no_tokens(make_backbone) -> None:
     """CoCa's attentional pooler gives an embedding, if no tokens; its text feature appends one."""
     config = {

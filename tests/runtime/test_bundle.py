@@ -54,6 +54,7 @@ def test_what_it_knows(tiny_bundle: Path, tiny_model) -> None:
     assert bundle.templates == tiny_model.templates
     assert bundle.preprocessing == tiny_model.backbone.preprocessing
     assert bundle.text.context_length == 77
+    assert bundle.attention_grid == tiny_model.attention_grid == (4, 4)
     assert bundle.default_vocabulary == "few"
     with pytest.raises(BundleError, match=r"lists no file 'qks\.plan'"):
         bundle.file("qks.plan")
@@ -201,6 +202,10 @@ def test_a_missing_key_is_named(bundle_copy: Path, key: str) -> None:
         ("templates", ["a photo"], "template 'a photo'"),
         ("dims", {"embedding": 0, "features": 1}, "dimension below 1"),
         ("dims", {"embedding": "x", "features": 1}, "incomplete"),
+        ("attention_grid", [4, 0], r"an attention grid of \(4, 0\)"),
+        ("attention_grid", [4, "4"], "an attention grid of"),
+        ("attention_grid", [4, 4, 4], "incomplete"),
+        ("attention_grid", 16, "incomplete"),
         ("head", {"kind": "qks", "activation": "relu", "normalises_labels": True}, "'relu'"),
         ("preprocessing", {"size": [1, 2, 3]}, "incomplete"),
         (

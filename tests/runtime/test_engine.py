@@ -1,6 +1,8 @@
 """Every engine of this machine gives PyTorch's answers, at all sizes, whatever was asked before."""
 
 import gc
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,11 +16,11 @@ import pytest
 from bundles import change_arrays
 
 from ovml_deploy import assets
-from ovml_deploy.errors import DeviceError, UsageError
+from ovml_deploy.errors import BundleError, DeviceError, UsageError
 from ovml_deploy.runtime.backends import candidates, create_backend, recorded
 from ovml_deploy.runtime.backends.ort import OnnxRuntime
 from ovml_deploy.runtime.backends.recorded import in_buckets
-from ovml_deploy.runtime.bundle import ENCODER, GOLDEN, Bundle
+from ovml_deploy.runtime.bundle import ENCODER, GOLDEN, Bundle, write_manifest
 from ovml_deploy.runtime.engine import Engine, open_text_encoder
 from ovml_deploy.runtime.gpus import no_gpu
 from ovml_deploy.runtime.precision import TOLERANCE
@@ -28,6 +30,7 @@ from ovml_deploy.runtime.vocabulary import Vocabulary
 BATCHES = (1, 2, 3, 7, 32)
 LABEL_COUNTS = (1, 80, 4585, 20000)
 EXACT = 1e-5
+ATTENTION_TOLERANCE = {"fp32": 1e-4, "fp16": 0.1, "bf16": 0.5}
 
 
 @pytest.fixture(scope="module", params=[*candidates()], ids="-".join)
@@ -123,6 +126,37 @@ def test_many_callers_at_once(engine: Engine, images) -> None:
         assert max(pool.map(one, range(72))) < EXACT
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_where_it_looks_is_what_pytorch_gives(engine: Engine, model, images, batch: int) -> None:
+    import torch
+
+    looked = engine.look(images[:batch])
+    with torch.inference_mode():
+        _, expected = model.look(torch.from_numpy(images[:batch]))
+    assert looked is not None
+    assert (looked.shape, looked.dtype) == ((batch, 3, *engine.bundle.attention_grid), np.float32)
+    assert relative_error(looked, expected.numpy()) < ATTENTION_TOLERANCE[engine.backend.precision]
+    assert relative_error(looked, np.roll(expected.numpy(), 1, axis=1)) > 0.5  # of its own query
+    # nobody else gets it
+    assert engine._encoder({"pixels": images[:batch]}).keys() == {"features"}
+
+
+def test_who_does_not_tell_where_it_looks(
+    tuned_bundle: Path, bundle_copy: Path, tmp_path: Path, images
+) -> None:
+    """Other heads, bundles of an earlier release, and a bundle that promises more than it has."""
+    assert Engine.open(tuned_bundle, "cpu").look(images[:1]) is None
+    manifest = json.loads((bundle_copy / "bundle.json").read_text())
+    del manifest["attention_grid"]
+    write_manifest(bundle_copy, manifest)
+    assert Engine.open(bundle_copy, "cpu").look(images[:1]) is None
+    manifest = json.loads((tuned_bundle / "bundle.json").read_text())
+    copy = Path(shutil.copytree(tuned_bundle, tmp_path / "promises"))
+    write_manifest(copy, {**manifest, "attention_grid": [4, 4]})
+    with pytest.raises(BundleError, match=r"an attention grid, and its encoder\.onnx gives no att"):
+        Engine.open(copy, "cpu").look(images[:1])
+
+
 def test_a_label_matrix_is_prepared_once(tiny_bundle: Path, images, monkeypatch) -> None:
     engine = Engine.open(tiny_bundle)
     matcher, prepared = engine._matcher, []
@@ -181,6 +215,8 @@ def test_recorded_batches_give_the_same_features(tiny_bundle: Path, images) -> N
         seen.append((features, plain({"pixels": images[:batch]})["features"]))
     for features, wanted in seen:  # at the end, so that a buffer used again would show
         assert relative_error(np.asarray(features), np.asarray(wanted)) < EXACT
+    looked = [graph({"pixels": images[:3]}, also=("attention",)) for graph in (encoder, plain)]
+    np.testing.assert_array_equal(*(outputs["attention"] for outputs in looked))
     with pytest.raises(DeviceError, match=r"encoder\.onnx on pixels \[1, 16, 16, 3\]"):
         encoder({"pixels": np.zeros((1, 16, 16, 3), np.uint8)})
 

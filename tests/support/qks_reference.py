@@ -12,7 +12,12 @@ _erf = np.vectorize(math.erf)
 
 def qks_features(weights: Weights, tokens: np.ndarray, heads: int) -> np.ndarray:
     """Image tokens [B, N, W] -> query features [B, M, D]."""
-    return np.stack([_one_image(weights, image.astype(np.float64), heads) for image in tokens])
+    return np.stack([_one_image(weights, image, heads)[0] for image in tokens])
+
+
+def qks_attention(weights: Weights, tokens: np.ndarray, heads: int) -> np.ndarray:
+    """Image tokens [B, N, W] -> where the queries look [B, M, N], mean over layers and heads."""
+    return np.stack([_one_image(weights, image, heads)[1] for image in tokens])
 
 
 def qks_logits(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -21,15 +26,17 @@ def qks_logits(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
     return similarities.max(axis=1), similarities.argmax(axis=1)
 
 
-def _one_image(weights: Weights, tokens: np.ndarray, heads: int) -> np.ndarray:
+def _one_image(weights: Weights, tokens: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    tokens, looks = tokens.astype(np.float64), []
     queries = _norm(weights, "net.embeddings.LayerNorm", weights["query_tokens"][0])
     layer = 0
     while f"net.encoder.layer.{layer}.attention.self.query.weight" in weights:
         at = f"net.encoder.layer.{layer}"
         for kind, source in (("attention", None), ("crossattention", tokens)):
-            context = _attend(
+            context, looked = _attend(
                 weights, f"{at}.{kind}.self", queries, queries if source is None else source, heads
             )
+            looks += [] if source is None else [looked]
             projected = _dense(weights, f"{at}.{kind}.output.dense", context)
             queries = _norm(weights, f"{at}.{kind}.output.LayerNorm", queries + projected)
         inner = _dense(weights, f"{at}.intermediate_query.dense", queries)
@@ -38,7 +45,7 @@ def _one_image(weights: Weights, tokens: np.ndarray, heads: int) -> np.ndarray:
         queries = _norm(weights, f"{at}.output_query.LayerNorm", queries + outer)
         layer += 1
     assert layer > 0
-    return queries @ weights["proj"].astype(np.float64)
+    return queries @ weights["proj"].astype(np.float64), np.mean(looks, axis=0)
 
 
 def _dense(weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
@@ -55,16 +62,17 @@ def _norm(weights: Weights, name: str, x: np.ndarray) -> np.ndarray:
 
 def _attend(
     weights: Weights, name: str, queries: np.ndarray, source: np.ndarray, heads: int
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     q, k, v = (
         _dense(weights, f"{name}.{part}", x)
         for part, x in (("query", queries), ("key", source), ("value", source))
     )
     width = q.shape[1] // heads
-    outputs = []
+    outputs, looks = [], []
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)
         scores = q[:, part] @ k[:, part].T / math.sqrt(width)
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        outputs.append(scores / scores.sum(axis=1, keepdims=True) @ v[:, part])
-    return np.concatenate(outputs, axis=1)
+        looks.append(scores / scores.sum(axis=1, keepdims=True))
+        outputs.append(looks[-1] @ v[:, part])
+    return np.concatenate(outputs, axis=1), np.mean(looks, axis=0)

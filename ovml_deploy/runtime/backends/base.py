@@ -1,11 +1,14 @@
 """The interface of a backend."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.runtime.bundle import ATTENTION, Bundle
+
+#: Outputs that a call returns only where it asks for them.
+ASIDE = frozenset({ATTENTION})
 
 
 class DeviceArray(Protocol):
@@ -25,10 +28,13 @@ Array: TypeAlias = np.ndarray | DeviceArray
 class Graph(Protocol):
     """A loaded graph. Calls from several threads at once are safe."""
 
-    def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], keep: Collection[str] = (), also: Collection[str] = ()
+    ) -> dict[str, Array]:
         """Return the outputs by name: numpy arrays, but those in ``keep`` stay on the device.
 
-        A kept array may be given to any graph of the same backend.
+        Those of ``ASIDE`` are among them only if ``also`` names them. A kept array may be given to
+        any graph of the same backend.
         """
         ...
 
@@ -39,6 +45,11 @@ class Graph(Protocol):
     def placement(self) -> dict[str, int]:
         """Return how many nodes run where, such as ``{"CPUExecutionProvider": 210}``."""
         ...
+
+
+def wanted(outputs: Iterable[str], also: Collection[str]) -> list[str]:
+    """Return the names of the outputs that a call returns."""
+    return [name for name in outputs if name not in ASIDE or name in also]
 
 
 class Backend(Protocol):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ovml_deploy.errors import DeviceError
-from ovml_deploy.runtime.backends.base import Array
+from ovml_deploy.runtime.backends.base import Array, wanted
 from ovml_deploy.runtime.backends.probe import require_survival
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.threads import available_cpus, threads
@@ -69,12 +69,15 @@ class _Compiled:
         self._outputs = [output.any_name for output in self._compiled.outputs]
         self._idle: LifoQueue[openvino.InferRequest] = LifoQueue()  # a request serves one caller
 
-    def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], keep: Collection[str] = (), also: Collection[str] = ()
+    ) -> dict[str, Array]:
         request = self._request()
         try:
             arrays = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
-            values = request.infer(arrays, share_inputs=True, share_outputs=False)
-            return {name: values[i] for i, name in enumerate(self._outputs)}
+            # the request's own arrays, which its next call overwrites
+            values = request.infer(arrays, share_inputs=True, share_outputs=True)
+            return {name: values[name].copy() for name in wanted(self._outputs, also)}
         except Exception as error:  # OpenVINO raises bare RuntimeError
             shapes = {name: list(value.shape) for name, value in inputs.items()}
             raise DeviceError(f"OpenVINO failed on inputs {shapes}: {error}") from error

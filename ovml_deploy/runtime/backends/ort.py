@@ -14,7 +14,7 @@ import numpy as np
 
 from ovml_deploy.errors import BundleError, DeviceError
 from ovml_deploy.runtime.backends import tensorrt_module
-from ovml_deploy.runtime.backends.base import Array, Graph
+from ovml_deploy.runtime.backends.base import Array, Graph, wanted
 from ovml_deploy.runtime.backends.recorded import RecordedEncoder
 from ovml_deploy.runtime.bundle import ENCODER, Bundle
 from ovml_deploy.runtime.gpus import find_driver, no_gpu
@@ -134,7 +134,9 @@ class _Session:
         self._fixed = dict(fixed or {})
         self._outputs = [output.name for output in session.get_outputs()]
 
-    def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], keep: Collection[str] = (), also: Collection[str] = ()
+    ) -> dict[str, Array]:
         try:
             binding = self._session.io_binding()
             for name, value in inputs.items():
@@ -144,7 +146,8 @@ class _Session:
                     binding.bind_cpu_input(name, np.ascontiguousarray(value))
             for name, fixed in self._fixed.items():
                 binding.bind_ortvalue_input(name, fixed)
-            for name in self._outputs:
+            names = wanted(self._outputs, also)
+            for name in names:
                 binding.bind_output(name, self._memory if name in keep else "cpu")
             self._session.run_with_iobinding(binding)
             values = binding.get_outputs()
@@ -155,7 +158,7 @@ class _Session:
             ) from error
         return {
             name: _OnDevice(value) if name in keep else value.numpy()
-            for name, value in zip(self._outputs, values, strict=True)
+            for name, value in zip(names, values, strict=True)
         }
 
     def fix(self, inputs: Mapping[str, np.ndarray]) -> "_Session":

@@ -27,7 +27,8 @@ class _Recording:
     def __init__(self, session: "onnxruntime.InferenceSession", memory: str) -> None:
         from onnxruntime import OrtValue
 
-        (pixels,), (features,) = session.get_inputs(), session.get_outputs()
+        (pixels,) = session.get_inputs()
+        features = next(some for some in session.get_outputs() if some.name == "features")
         self._session = session
         self._pixels = OrtValue.ortvalue_from_numpy(np.zeros(pixels.shape, np.uint8), memory)
         self._features = OrtValue.ortvalue_from_numpy(np.zeros(features.shape, np.float32), memory)
@@ -70,8 +71,15 @@ class RecordedEncoder:
                 f"{error}"
             ) from error
 
-    def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
-        """Return ``features``; they are copied off the device, for its buffer is used again."""
+    def __call__(
+        self, inputs: Mapping[str, Array], keep: Collection[str] = (), also: Collection[str] = ()
+    ) -> dict[str, Array]:
+        """Return ``features``; they are copied off the device, for its buffer is used again.
+
+        With other outputs, the graph is run without a recording.
+        """
+        if also:
+            return self._plain(inputs, keep, also)
         pixels = np.ascontiguousarray(inputs["pixels"])
         try:
             return {"features": self._thread.submit(self._run, pixels).result()}

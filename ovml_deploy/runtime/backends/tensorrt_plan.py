@@ -13,7 +13,7 @@ import numpy as np
 
 from ovml_deploy.errors import DeviceError
 from ovml_deploy.runtime.backends import tensorrt_module as tensorrt
-from ovml_deploy.runtime.backends.base import Array
+from ovml_deploy.runtime.backends.base import Array, wanted
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.gpus import find_driver
 from ovml_deploy.runtime.plans import Plan, PlanGraph
@@ -69,7 +69,7 @@ class _Executor(Protocol):
     """Runs a graph on arrays that are no larger than its profile."""
 
     def __call__(
-        self, inputs: Mapping[str, Array], keep: Collection[str] = ()
+        self, inputs: Mapping[str, Array], keep: Collection[str] = (), also: Collection[str] = ()
     ) -> dict[str, Array]: ...
 
     def put(self, array: np.ndarray) -> Array:
@@ -97,29 +97,40 @@ class InParts:
         self._graph = graph
         self._fixed = dict(fixed or {})
 
-    def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], keep: Collection[str] = (), also: Collection[str] = ()
+    ) -> dict[str, Array]:
         """Return the outputs of inputs of any size."""
         given = {**inputs, **self._fixed}
         for dimension, (_, _, most) in self._graph.profile.items():
             split = [name for name in given if self._graph.inputs[name].shape[0] == dimension]
             if split and given[split[0]].shape[0] > most:
-                return self._in_parts(given, dimension, split, most)
-        return self._executor(given, keep)
+                return self._in_parts(given, dimension, split, most, also)
+        return self._executor(given, keep, also)
 
     def _in_parts(
-        self, inputs: Mapping[str, Any], dimension: str, split: list[str], most: int
+        self,
+        inputs: Mapping[str, Any],
+        dimension: str,
+        split: list[str],
+        most: int,
+        also: Collection[str],
     ) -> dict[str, Array]:
         whole = InParts(self._executor, self._graph)
         starts = range(0, inputs[split[0]].shape[0], most)
         parts = [
-            whole({**inputs, **{name: inputs[name][start : start + most] for name in split}})
+            whole(
+                {**inputs, **{name: inputs[name][start : start + most] for name in split}},
+                also=also,
+            )
             for start in starts
         ]
         return {
             name: np.concatenate(
-                [np.asarray(part[name]) for part in parts], axis=tensor.shape.index(dimension)
+                [np.asarray(part[name]) for part in parts],
+                axis=self._graph.outputs[name].shape.index(dimension),
             )
-            for name, tensor in self._graph.outputs.items()
+            for name in wanted(self._graph.outputs, also)
         }
 
     def fix(self, inputs: Mapping[str, np.ndarray]) -> "InParts":
@@ -153,7 +164,9 @@ class _Engine:
         self._stream = _cuda(self._cuda.cudaStreamCreate())
         self._lock = Lock()
 
-    def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], keep: Collection[str] = (), also: Collection[str] = ()
+    ) -> dict[str, Array]:
         # host arrays are held until the stream has read them
         hosts = {name: self._checked(name, value) for name, value in inputs.items()}
         with self._lock:
@@ -168,7 +181,10 @@ class _Engine:
                 self._require(self._context.set_tensor_address(name, outputs[name].address), given)
             self._require(self._context.execute_async_v3(int(self._stream)), given)
             _cuda(self._cuda.cudaStreamSynchronize(self._stream))
-        return {name: out if name in keep else np.asarray(out) for name, out in outputs.items()}
+        return {
+            name: outputs[name] if name in keep else np.asarray(outputs[name])
+            for name in wanted(outputs, also)
+        }
 
     def put(self, array: np.ndarray) -> DeviceArray:
         host = np.ascontiguousarray(array)

@@ -19,7 +19,7 @@ import pytest
 from export.tensorrt import build_plan
 from export.tensorrt_graph import describe
 from ovml_deploy.errors import BundleError, DeviceError, MissingDependencyError, OvmlError
-from ovml_deploy.runtime.backends.base import Array
+from ovml_deploy.runtime.backends.base import Array, wanted
 from ovml_deploy.runtime.backends.tensorrt_module import FLAVOURS, load_cuda
 from ovml_deploy.runtime.backends.tensorrt_plan import DeviceArray, InParts, TensorRTPlan
 from ovml_deploy.runtime.bundle import ENCODER, MATCHER, TEXT_ENCODER, Bundle
@@ -46,13 +46,16 @@ class Bounded:
         self.calls = 0
         self.copied: list[str] = []
 
-    def __call__(self, inputs: Mapping[str, Array], keep: Collection[str] = ()) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], keep: Collection[str] = (), also: Collection[str] = ()
+    ) -> dict[str, Array]:
         assert inputs.keys() == self.inputs.keys()
         for name, value in inputs.items():
             dimension = self.inputs[name].shape[0]
             assert 1 <= value.shape[0] <= self.graph.profile[str(dimension)][2]
         self.calls += 1
-        return dict(zip(self.outputs, self.session.run([*self.outputs], dict(inputs)), strict=True))
+        names = wanted(self.outputs, also)
+        return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 
     def put(self, array: np.ndarray) -> np.ndarray:
         self.copied.append(str(array.dtype))
@@ -102,6 +105,20 @@ def test_inputs_that_share_a_dimension_are_split_together() -> None:
     (expected,) = bounded.session.run(None, inputs)
     require_same(InParts(bounded, bounded.graph)(inputs), {"text_features": expected})
     assert bounded.calls == 3
+
+
+@pytest.mark.parametrize("batch", [2, 7])
+def test_where_it_looks_is_split_as_features_are(tiny_bundle: Path, batch: int) -> None:
+    """And given only to those who ask."""
+    bundle = Bundle.open(tiny_bundle)
+    bounded = Bounded(bundle.path / ENCODER, {"batch": (1, 1, 3)})
+    graph = InParts(bounded, bounded.graph)
+    size = (batch, *bundle.preprocessing.size, 3)
+    inputs = {"pixels": RANDOM.integers(0, 256, size, dtype=np.uint8)}
+    names = ["features", "attention"]
+    expected = dict(zip(names, bounded.session.run(names, inputs), strict=True))
+    require_same(graph(inputs, also=("attention",)), expected)
+    require_same(graph(inputs), {"features": expected["features"]})
 
 
 @pytest.fixture(scope="module")
@@ -211,9 +228,12 @@ def test_the_engines_agree_with_onnx_runtime(backend: TensorRTPlan, planned: Pat
         random = np.random.default_rng(images)
         pixels = random.integers(0, 256, (images, height, width, 3), dtype=np.uint8)
         features = encoder({"pixels": pixels}, keep=("features",))["features"]
-        expected = on_cpu(bundle, ENCODER, {"pixels": pixels})["features"]
+        outputs = on_cpu(bundle, ENCODER, {"pixels": pixels})
+        expected = outputs["features"]
         scale = np.abs(expected).max()
         assert np.abs(np.asarray(features) - expected).max() <= 1e-4 * scale
+        looked = encoder({"pixels": pixels}, also=("attention",))["attention"]
+        assert np.abs(np.asarray(looked) - outputs["attention"]).max() <= 1e-4
         matched = on_cpu(bundle, MATCHER, {"features": expected, "labels": labels})
         for outputs in (fixed({"features": features}), fixed({"features": expected})):
             scale = np.abs(matched["logits"]).max()
