@@ -25,6 +25,8 @@ demo: .venv/ready  ## tag the sample photographs with the embedded model (no tor
 test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of them
 	@test -f /usr/share/wordnet/data.noun || apt-get install -qq -y wordnet-base >/dev/null 2>&1 || \
 	  echo "Debian's wordnet-base is not installed and cannot be: the tests that read it will skip"
+	@command -v chromium >/dev/null || apt-get install -qq -y chromium >/dev/null 2>&1 || \
+	  echo "Debian's chromium is not installed and cannot be: the tests of the web page will skip"
 	OMP_NUM_THREADS=1 OVML_RUNTIME_PYTHON=$(CURDIR)/$(RUN)/python \
 	  $(DEV)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
