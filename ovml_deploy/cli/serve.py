@@ -11,6 +11,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 @command(
     port=count,
+    grpc_port=count,
     max_batch=count,
     max_delay_ms=number,
     max_queue=count,
@@ -23,6 +24,7 @@ def serve_command(
     engine: str = str(assets.MINI),
     host: str = "127.0.0.1",
     port: int = 8000,
+    grpc_port: int | None = None,
     vocab: str | None = None,
     labels: str | None = None,
     state: str | None = None,
@@ -32,7 +34,7 @@ def serve_command(
     precision: str = "auto",
     max_batch: int = 8,
     max_delay_ms: float = 2.0,
-    max_queue: int = 128,
+    max_queue: int = 64,
     max_pixels: int = 50_000_000,
     max_body_mb: int = 32,
     drain: float = 30.0,
@@ -44,6 +46,7 @@ def serve_command(
         engine: a bundle, or a file in one; default: the embedded model
         host: the address to listen on; others than this machine's own need an API key
         port: the port to listen on; 0 takes a free one
+        grpc_port: a port for gRPC (Open Inference Protocol); 0 takes a free one; default: none
         vocab: a label file to start with; it becomes the active vocabulary, named as the file is
         labels: the labels to start with, separated by commas
         state: a folder that keeps vocabularies through restarts; default: they are forgotten
@@ -62,6 +65,9 @@ def serve_command(
     with needs_extra("serve"):
         from ovml_deploy.serving.logs import configure_logs
         from ovml_deploy.serving.server import Address, serve
+
+        if grpc_port is not None:
+            import ovml_deploy.serving.kserve.grpc  # noqa: F401  (missing packages are told now)
     from ovml_deploy.runtime.engine import Engine
     from ovml_deploy.serving.settings import Settings, check_address, read_api_key
 
@@ -82,7 +88,7 @@ def serve_command(
     configure_logs(log_level)
     opened = Engine.open(engine, device, precision)
     output.show_engine(opened)
-    return serve(opened, settings, Address(host, port), start)
+    return serve(opened, settings, Address(host, port), start, grpc_port)
 
 
 def _start(vocab: str | None, labels: str | None) -> tuple[str, tuple[str, ...]] | None:

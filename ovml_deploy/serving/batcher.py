@@ -94,6 +94,15 @@ class Batcher:
         """
         return self.submit_many([pixels], vocabulary)[0]
 
+    def submit_first(self, pixels: np.ndarray) -> "Future[Matched]":
+        """Queue an image before all others, however many wait; otherwise as :meth:`submit`."""
+        job = _Job(pixels, None, Future(), time.monotonic())
+        with self._changed:
+            self._check_open()
+            self._jobs.appendleft(job)
+            self._changed.notify()
+        return job.future
+
     def submit_many(
         self, images: Sequence[np.ndarray], vocabulary: Vocabulary | None
     ) -> "list[Future[Matched]]":
@@ -101,8 +110,7 @@ class Batcher:
         now = time.monotonic()
         jobs = [_Job(pixels, vocabulary, Future(), now) for pixels in images]
         with self._changed:
-            if self._closing or not self.alive:
-                raise DeviceError("The engine has stopped, and takes no more images.")
+            self._check_open()
             if len(self._jobs) + len(jobs) > self._max_queue:
                 self._forget_cancelled()
             if len(self._jobs) + len(jobs) > self._max_queue:
@@ -127,6 +135,10 @@ class Batcher:
                 self._drop(DeviceError("The server stops."))
             self._changed.notify()
         self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._closing or not self.alive:
+            raise DeviceError("The engine has stopped, and takes no more images.")
 
     def _forget_cancelled(self) -> None:
         jobs, self._jobs = self._jobs, deque()

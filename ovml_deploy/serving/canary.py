@@ -37,7 +37,8 @@ class Canary:
 
     async def _ask(self) -> str | None:
         try:
-            future = self._batcher.submit(self._pixels, None)
+            # first, so that an engine with much to do is not taken for one that does nothing
+            future = self._batcher.submit_first(self._pixels)
             matched = await asyncio.wait_for(asyncio.wrap_future(future), _TIMEOUT)
         except TimeoutError:
             return f"The engine did not answer in {_TIMEOUT:g} s."

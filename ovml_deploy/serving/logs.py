@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
 
 #: What every record of the logging module has; the rest was given to this one.
@@ -27,8 +28,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logs(level: str) -> None:
-    """Send the log to standard error."""
+    """Send the log to standard error, with warnings and what ends a thread."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    threading.excepthook = _log_end
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _log_end(ended: threading.ExceptHookArgs) -> None:
+    name = ended.thread.name if ended.thread is not None else "?"
+    error = ended.exc_value or ended.exc_type()
+    logging.getLogger(__name__).critical("the thread %r ended", name, exc_info=error)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import numpy as np
 import uvicorn
@@ -19,10 +20,14 @@ from ovml_deploy.serving.http.protocol import Protocol
 from ovml_deploy.serving.service import Service
 from ovml_deploy.serving.settings import Settings, is_loopback
 
+if TYPE_CHECKING:
+    from ovml_deploy.serving.kserve.grpc import GrpcServer
+
 logger = logging.getLogger(__name__)
 
 ENGINE_DIED = 70  # EX_SOFTWARE of sysexits.h
 
+_LAST_PORT = 65535
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -35,6 +40,8 @@ class Address:
 
     def bind(self) -> socket.socket:
         """Open the port. Raises UsageError where it cannot be had."""
+        if not 0 <= self.port <= _LAST_PORT:  # some systems would take the remainder
+            raise UsageError(f"There is no port {self.port}. Name one up to {_LAST_PORT}.")
         try:
             family, _, _, _, address = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -64,19 +71,35 @@ def serve(
     settings: Settings,
     address: Address,
     labels: tuple[str, tuple[str, ...]] | None = None,
+    grpc_port: int | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code: not 0 where the engine died.
 
-    ``labels``: a name and labels to put and activate first.
+    ``labels``: a name and labels to put and activate first; ``grpc_port``: where gRPC is spoken, too.
     """
     listener = address.bind()
     warm(engine, settings.max_batch)
     run = _Run(engine, settings, listener, is_loopback(address.host) and not settings.api_key)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(run.until_stopped(labels))
+            return runner.run(run.until_stopped(labels, grpc_port))
     finally:
         listener.close()
+
+
+def http_config(service: Service, local: bool) -> uvicorn.Config:
+    """Return how HTTP is spoken; ``local``: see ``create_app``."""
+    return uvicorn.Config(
+        create_app(service, local),
+        http=Protocol.limited(service.settings),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(service.settings.drain),
+    )
 
 
 class _Run:
@@ -88,7 +111,9 @@ class _Run:
         self._listener = listener
         self._local = local
 
-    async def until_stopped(self, labels: tuple[str, tuple[str, ...]] | None) -> int:
+    async def until_stopped(
+        self, labels: tuple[str, tuple[str, ...]] | None, grpc_port: int | None
+    ) -> int:
         loop = asyncio.get_running_loop()
         died = asyncio.Event()
 
@@ -99,11 +124,13 @@ class _Run:
         try:
             if labels is not None:
                 await asyncio.to_thread(_put, service, *labels)
-            server = _Uvicorn(self._config(service), service)
+            grpc = None if grpc_port is None else await self._start_grpc(service, grpc_port)
+            server = _Uvicorn(http_config(service, self._local), service, grpc)
             serving = asyncio.create_task(server.serve([self._listener]))
             dying = asyncio.create_task(died.wait())
             await server.up.wait()
-            logger.info("listening", extra={"url": _url(self._listener)})
+            where = {"url": _url(self._listener)} | ({"grpc": grpc.address} if grpc else {})
+            logger.info("listening", extra=where)
             await asyncio.wait((serving, dying), return_when=asyncio.FIRST_COMPLETED)
             if died.is_set():
                 logger.critical("the engine's thread ended: %r", service.batcher.failure)
@@ -114,28 +141,20 @@ class _Run:
         finally:
             await asyncio.to_thread(service.close)
 
-    def _config(self, service: Service) -> uvicorn.Config:
-        return uvicorn.Config(
-            create_app(service, self._local),
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=self._settings.max_connections,
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=int(self._settings.drain),
-        )
+    async def _start_grpc(self, service: Service, port: int) -> "GrpcServer":
+        from ovml_deploy.serving.kserve.grpc import start  # takes time, and few ask for it
+
+        return await start(service, self._listener.getsockname()[0], port)
 
 
 class _Uvicorn(uvicorn.Server):
     """Uvicorn, that says when it is up, and stops taking images as soon as it is told to end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, grpc: "GrpcServer | None") -> None:
         super().__init__(config)
         self.up = asyncio.Event()
         self._service = service
+        self._grpc = grpc
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -154,7 +173,10 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.stopping = True
         start = monotonic()
-        await super().shutdown(sockets)
+        ends = [super().shutdown(sockets)]
+        if self._grpc is not None:
+            ends.append(self._grpc.stop(self._service.settings.drain))
+        await asyncio.gather(*ends)
         logger.info("drained", extra={"seconds": round(monotonic() - start, 2)})
 
 

@@ -27,9 +27,10 @@ from ovml_deploy.serving.vocabularies import VocabularyStore
 logger = logging.getLogger(__name__)
 
 #: What strangers may send; Pillow knows many more, some of them hardly tested.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+#: MPO comes with JPEG; named here, Pillow would fail on all that is neither.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-_SPARE = 8  # places in the batcher's queue for canaries
+_MOST_TAGS = 200_000  # of all images of a request
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ class Times:
 
 @dataclass(frozen=True)
 class Item:
-    """What became of an image: tags or features ``[M, D]``, or what was wrong with it."""
+    """What became of an image: tags, features ``[M, D]``, attention ``[M, h, w]``, or an error."""
 
     tags: tuple[Tag, ...] = ()
     features: np.ndarray | None = None
+    attention: np.ndarray | None = None
     times: Times | None = None
     error: str | None = None
 
@@ -81,7 +83,7 @@ class Service:
             engine,
             settings.max_batch,
             settings.max_delay,
-            settings.max_queue + _SPARE,
+            settings.max_queue,
             self._observe,
             died,
         )
@@ -117,19 +119,33 @@ class Service:
 
     async def tag(
         self,
-        images: Sequence[bytes],
+        images: Sequence[bytes | ImageError],
         choice: Choice,
         top_k: int | None = 5,
         threshold: float | None = None,
     ) -> list[Item]:
-        """Return the tags of encoded images, each as ``Tagger.tag`` gives them."""
+        """Return the tags of encoded images, each as ``Tagger.tag`` gives them.
+
+        An error in an image's place is its item's.
+        """
+        self._check_size(len(images), choice, top_k)
         with self.places(len(images)):
             return await _all(self._tag(image, choice, top_k, threshold) for image in images)
 
-    async def encode(self, images: Sequence[bytes]) -> list[Item]:
+    async def encode(self, images: Sequence[bytes | ImageError]) -> list[Item]:
         """Return the features of encoded images."""
         with self.places(len(images)):
             return await _all(self._encode(image) for image in images)
+
+    async def look(self, images: Sequence[bytes | ImageError]) -> list[Item]:
+        """Return where in encoded images each feature was found: see ``Engine.look``.
+
+        Raises UsageError where the model does not tell.
+        """
+        if self.engine.bundle.attention_grid is None:
+            raise UsageError("This model does not tell where in an image it looked.")
+        with self.places(len(images)):
+            return await _all(self._look(image) for image in images)
 
     async def tag_pixels(
         self,
@@ -139,14 +155,16 @@ class Service:
         threshold: float | None = None,
     ) -> list[Item]:
         """Return the tags of preprocessed pixels ``[B, H, W, 3]`` (uint8). Raises UsageError."""
-        expected = (*self.engine.bundle.preprocessing.size, 3)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:
-            raise UsageError(
-                f"Pixels must be uint8 [B, {', '.join(map(str, expected))}]; these are "
-                f"{pixels.dtype} {list(pixels.shape)}."
-            )
+        self._check_pixels(pixels)
+        self._check_size(len(pixels), choice, top_k)
         with self.places(len(pixels)):
             return await _all(self._tag(row, choice, top_k, threshold) for row in pixels)
+
+    async def encode_pixels(self, pixels: np.ndarray) -> list[Item]:
+        """Return the features of preprocessed pixels ``[B, H, W, 3]`` (uint8). Raises UsageError."""
+        self._check_pixels(pixels)
+        with self.places(len(pixels)):
+            return await _all(self._encode(row) for row in pixels)
 
     async def match(
         self,
@@ -163,6 +181,8 @@ class Service:
                 f"Features must be finite [B, {expected[0]}, {expected[1]}]; these are "
                 f"{list(features.shape)}."
             )
+
+        self._check_size(len(features), choice, top_k)
 
         def work() -> list[tuple[Tag, ...]]:
             with self.metrics.timed("match"):
@@ -199,6 +219,10 @@ class Service:
         with self.places(1):
             pass
 
+    async def fault(self) -> str | None:
+        """Return why images are not tagged right now, None where they are."""
+        return "The server stops." if self.stopping else await self.canary.fault()
+
     def close(self, drain: bool = True) -> None:
         """Finish what is inside (or drop it), then end the threads. Not from the event loop."""
         self.stopping = True
@@ -208,9 +232,17 @@ class Service:
         self._inline.close()
         self.vocabularies.close()
 
+    def _check_pixels(self, pixels: np.ndarray) -> None:
+        expected = (*self.engine.bundle.preprocessing.size, 3)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:
+            raise UsageError(
+                f"Pixels must be uint8 [B, {', '.join(map(str, expected))}]; these are "
+                f"{pixels.dtype} {list(pixels.shape)}."
+            )
+
     async def _tag(
         self,
-        image: bytes | np.ndarray,
+        image: bytes | np.ndarray | ImageError,
         choice: Choice,
         top_k: int | None,
         threshold: float | None,
@@ -222,32 +254,49 @@ class Service:
         assert matched.logits is not None  # for there was a vocabulary
         assert matched.winners is not None
         tags = self._select(matched.logits, matched.winners, choice, top_k, threshold)
-        return Item(tags, matched.features, times)
+        return Item(tags, matched.features, times=times)
 
-    async def _encode(self, image: bytes) -> Item:
+    async def _encode(self, image: bytes | np.ndarray | ImageError) -> Item:
         found = await self._compute(image, None)
         if isinstance(found, ImageError):
             return Item(error=str(found))
-        return Item((), found[0].features, found[1])
+        return Item((), found[0].features, times=found[1])
+
+    async def _look(self, image: bytes | ImageError) -> Item:
+        loop = asyncio.get_running_loop()
+        try:
+            pixels, _ = await self._pixels(image)
+        except ImageError as error:
+            return Item(error=str(error))
+        attention = await loop.run_in_executor(self._matcher, self.engine.look, pixels[None])
+        assert attention is not None  # for there is a grid
+        return Item(attention=attention[0])
 
     async def _compute(
-        self, image: bytes | np.ndarray, vocabulary: Vocabulary | None
+        self, image: bytes | np.ndarray | ImageError, vocabulary: Vocabulary | None
     ) -> tuple[Matched, Times] | ImageError:
-        decode = 0.0
-        if isinstance(image, np.ndarray):
-            pixels = image
-        else:
-            loop = asyncio.get_running_loop()
-            try:
-                pixels, decode = await loop.run_in_executor(self._decoders, self._decode, image)
-            except ImageError as error:
-                self.metrics.errors.labels("image").inc()
-                return error
+        try:
+            pixels, decode = await self._pixels(image)
+        except ImageError as error:
+            return error
         matched = await asyncio.wrap_future(self.batcher.submit(pixels, vocabulary))
         self.metrics.queue_seconds.observe(matched.waited)
         self.metrics.images.inc()
         times = Times(1e3 * decode, 1e3 * matched.waited, 1e3 * matched.took, matched.batch)
         return matched, times
+
+    async def _pixels(self, image: bytes | np.ndarray | ImageError) -> tuple[np.ndarray, float]:
+        """Return pixels, and the seconds that it took to decode them. Raises ImageError."""
+        if isinstance(image, np.ndarray):
+            return image, 0.0
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._decoders, self._decode, image)
+        except ImageError:
+            self.metrics.errors.labels("image").inc()
+            raise
 
     def _decode(self, image: bytes) -> tuple[np.ndarray, float]:
         start = perf_counter()
@@ -272,6 +321,14 @@ class Service:
     def _observe(self, images: int, seconds: float) -> None:
         self.metrics.batch_size.observe(images)
         self.metrics.took("encode_and_match", seconds)
+
+    def _check_size(self, images: int, choice: Choice, top_k: int | None) -> None:
+        width = len(choice.vocabulary) if top_k is None else min(top_k, len(choice.vocabulary))
+        if images * width > _MOST_TAGS:
+            raise UsageError(
+                f"{images} images of {width:,} tags are too much for an answer: at most "
+                f"{_MOST_TAGS:,} tags may be. Choose a smaller top_k, or send fewer images."
+            )
 
     def _check_open(self) -> None:
         if self.stopping:

@@ -1,6 +1,7 @@
 """What a server is told when it starts."""
 
 import ipaddress
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,11 @@ from ovml_deploy.serving.vocabularies import Limits
 _KEY = "OVML_API_KEY"
 _KEY_FILE = "OVML_API_KEY_FILE"
 _SHORTEST_KEY = 16
+_COUNTS = (
+    "max_batch", "max_queue", "decoders", "max_images", "max_connections", "max_body",
+    "max_bytes_inside", "max_pixels",
+)  # fmt: skip
+_TIMES = ("max_delay", "head_timeout", "body_timeout", "request_timeout", "drain")
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,15 @@ class Settings:
 
     max_batch: int = 8
     max_delay: float = 0.002
-    max_queue: int = 128
+    max_queue: int = 64
     decoders: int = field(default_factory=available_cpus)
     max_body: int = 32 << 20
     max_bytes_inside: int = 512 << 20
     max_pixels: int = 50_000_000
-    max_images: int = 64
+    max_images: int = 32
     max_inline_labels: int = 1000
     max_connections: int = 1000
+    head_timeout: float = 15.0
     body_timeout: float = 20.0
     request_timeout: float = 60.0
     drain: float = 30.0
@@ -41,11 +48,13 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_queue", "decoders", "max_images", "max_connections"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.max_delay < 0:
-            raise UsageError(f"max_delay is {self.max_delay} s; it cannot be negative.")
+        for name in _TIMES:
+            if not 0 <= getattr(self, name) < math.inf:
+                text = "it cannot be negative, nor without end."
+                raise UsageError(f"{name} is {getattr(self, name)} s; {text}")
 
     @property
     def images_a_request(self) -> int:
@@ -58,7 +67,7 @@ def read_api_key(file: str | None = None) -> str | None:
     path = file or os.environ.get(_KEY_FILE)
     if path is None and _KEY not in os.environ:
         return None
-    key = os.environ.get(_KEY, "") if path is None else Path(path).read_text("utf-8")
+    key = os.environ.get(_KEY, "") if path is None else Path(path).read_text("utf-8", "replace")
     key = key.strip()
     if len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable():
         where = f"in {path}" if path else f"of {_KEY}"

@@ -24,7 +24,8 @@ from ovml_deploy.serving.errors import StateError
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+#: What may name a vocabulary.
+NAME = re.compile(r"^[a-z0-9_-]{1,64}$")
 _VERSION = re.compile(r"([1-9][0-9]*)\.safetensors")
 _LABELS, _ACTIVE, _LOCK = "labels.json", "active.json", ".lock"
 _WHAT_TO_DO = "Put it again, or delete it."
@@ -74,7 +75,7 @@ class Slot:
 
 def check_name(name: str) -> None:
     """Raise VocabularyError for what cannot name a vocabulary, and so no folder."""
-    if _NAME.fullmatch(name) is None:
+    if NAME.fullmatch(name) is None:
         raise VocabularyError(
             f"A vocabulary cannot be named {name[:80]!r}. Use 1 to 64 of a-z, 0-9, '-' and '_'."
         )
@@ -113,7 +114,7 @@ class StateFolder:
         for path in sorted(self.path.iterdir()):
             if _removed(path) or path.name in (_LOCK, _ACTIVE):
                 continue
-            if _NAME.fullmatch(path.name) is None or path.is_symlink() or not path.is_dir():
+            if NAME.fullmatch(path.name) is None or path.is_symlink() or not path.is_dir():
                 logger.warning("%s is no vocabulary of the server, and is left alone.", path)
                 continue
             try:

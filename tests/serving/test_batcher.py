@@ -133,6 +133,21 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(gate: Gate, ima
     batcher.close()
 
 
+def test_one_image_may_go_before_all_others_even_into_a_full_queue(gate: Gate, images) -> None:
+    batcher = Batcher(gate, max_batch=1, max_delay=0.0, max_queue=2)
+    order: list[str] = []
+    batcher.submit(images[0], None)
+    while not gate.batches:
+        time.sleep(0.001)
+    waiting = batcher.submit_many([*images[1:3]], None)
+    waiting.append(batcher.submit_first(images[3]))
+    for name, future in zip(("second", "third", "first"), waiting, strict=True):
+        future.add_done_callback(lambda _, name=name: order.append(name))
+    gate.open.set()
+    batcher.close()  # when all are done
+    assert order == ["first", "second", "third"]
+
+
 def test_a_failing_batch_fails_alone(gate: Gate, images) -> None:
     batcher = Batcher(gate, max_delay=0.0)
     gate.error = DeviceError("out of memory")

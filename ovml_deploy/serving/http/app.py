@@ -5,18 +5,28 @@ from typing import Any, NoReturn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from ovml_deploy import __version__
-from ovml_deploy.serving.http import status, tagging, vocabularies
+from ovml_deploy.serving.http import page, status, tagging, vocabularies
 from ovml_deploy.serving.http.guard import Guard
 from ovml_deploy.serving.http.problems import Problem
 from ovml_deploy.serving.http.questions import describe_faults
+from ovml_deploy.serving.kserve import rest
 from ovml_deploy.serving.service import Service
+
+_PARTS = (tagging, vocabularies, status, page, rest)
 
 _ABOUT = """Tags images with words that can be changed at any time.
 
 Every error is `{"error": {"kind": ..., "message": ...}}`. With an API key, send it as
 `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+
+
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 
 def create_app(service: Service, local: bool = False) -> FastAPI:
@@ -29,7 +39,7 @@ def create_app(service: Service, local: bool = False) -> FastAPI:
 
 def create_routes() -> FastAPI:
     """Return the application without anything behind it, which knows its OpenAPI document."""
-    app = FastAPI(
+    app = _App(
         title="ovml-deploy",
         version=__version__,
         description=_ABOUT,
@@ -40,9 +50,20 @@ def create_routes() -> FastAPI:
             RequestValidationError: _invalid_request,
         },
     )
-    for part in (tagging, vocabularies, status):
+    for part in _PARTS:
         app.include_router(part.router)
     return app
+
+
+class _App(FastAPI):
+    """Says in its document what the guard asks for."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        document = super().openapi()
+        document.setdefault("components", {})["securitySchemes"] = _KEYS
+        document["security"] = [{name: []} for name in _KEYS]
+        return document
 
 
 async def _http_problem(request: Request, error: Exception) -> NoReturn:
@@ -50,10 +71,22 @@ async def _http_problem(request: Request, error: Exception) -> NoReturn:
     assert isinstance(error, HTTPException)
     if isinstance(error, Problem):
         raise error
+    if error.status_code == 405:
+        error.headers = {"allow": ", ".join(_methods(request))}
     kinds = {404: "not_found", 405: "method"}
     raise Problem(
         error.status_code, kinds.get(error.status_code, "request"), str(error.detail), error.headers
     ) from error
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what may be done with a path: the framework names only its first route's."""
+    found: set[str] = set()
+    for part in _PARTS:
+        for route in part.router.routes:
+            if route.matches(request.scope)[0] is not Match.NONE:
+                found |= getattr(route, "methods", None) or set()
+    return sorted(found)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Any:

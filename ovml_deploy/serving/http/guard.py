@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import logging
 import uuid
+from contextlib import suppress
 from time import perf_counter
 from urllib.parse import urlsplit
 
@@ -11,18 +12,24 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ovml_deploy.errors import OverloadedError, OvmlError
-from ovml_deploy.serving.http.problems import Problem
+from ovml_deploy.serving.errors import StoppingError
+from ovml_deploy.serving.http.problems import GoneError, Problem
+from ovml_deploy.serving.http.state import hide_paths
 from ovml_deploy.serving.service import Service
 from ovml_deploy.serving.settings import is_loopback
 
 logger = logging.getLogger("ovml_deploy.requests")
 
 #: Open to everybody: probes have no key, and the page asks for one.
-_OPEN = ("/healthz", "/readyz", "/", "/favicon.ico")
+_PROBES = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+_OPEN = (*_PROBES, "/", "/favicon.ico")
 _OPEN_BELOW = "/page/"
 #: What takes an engine: refused before the body is read where there is no room.
 _HEAVY = ("/tag", "/encode", "/match", "/attention", "/infer")
-_CLOSE = {"connection": "close"}  # the rest of a body that is not wanted is not read either
+_CLOSE = {"connection": "close"}  # whoever was refused starts again
+#: Seconds to let a body that is refused run out: were the connection closed under it, the client
+#: would not see the answer.
+_LINGER = 2.0
 
 
 class Guard:
@@ -47,26 +54,36 @@ class Guard:
         start = perf_counter()
         answer = _Answer(send)
         taken = 0
+        came = False
         try:
             headers = Headers(scope=scope)
             self._admit(scope, headers)
             body = await self._read(headers, receive)
-            taken = len(body)
+            came, taken = True, len(body)
             self._bytes_inside += taken
             if taken:
                 self._service.metrics.took("read", perf_counter() - start)
             async with asyncio.timeout(self._settings.request_timeout):
                 await self._app(scope, _replayed(body, receive), answer)
-        except _GoneError:
+        except GoneError:
             pass
+        except asyncio.CancelledError:
+            if answer.status or not self._service.stopping:
+                raise
+            late = Problem.of(StoppingError("The server stops, and this took too long."))
+            answer.kind = late.kind
+            await late.response(scope["path"])(scope, receive, answer)
         except Exception as error:
-            problem = _problem_of(error, self._settings.request_timeout)
+            problem = problem_of(error, self._settings.request_timeout)
             if problem is None:
                 logger.exception("an error that is ours", extra={"request": answer.id})
                 problem = Problem(500, "internal", "The server failed. Its log says why.")
+            problem.detail = hide_paths(problem.detail, self._service)
             answer.kind = problem.kind
-            if not answer.status:
-                await problem.response()(scope, receive, answer)
+            if not came and "connection" in (problem.headers or {}):
+                await _refuse(problem, scope["path"], receive, answer)
+            elif not answer.status:
+                await problem.response(scope["path"])(scope, receive, answer)
         finally:
             self._bytes_inside -= taken
             self._record(scope, answer, perf_counter() - start)
@@ -74,11 +91,11 @@ class Guard:
     def _admit(self, scope: Scope, headers: Headers) -> None:
         method, path = scope["method"], scope["path"]
         _check_origin(method, headers)
-        if self._local and not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
+        if self._local and not is_loopback(_host_of(f"//{headers.get('host', '')}")):
             raise Problem(403, "host", "This server answers to localhost only.", _CLOSE)
         is_open = path in _OPEN or path.startswith(_OPEN_BELOW)
         if self._settings.api_key is not None and not is_open:
-            _check_key(headers, self._settings.api_key)
+            check_key(headers, self._settings.api_key)
         if method == "POST" and path.endswith(_HEAVY):
             self._service.check_room()
 
@@ -97,7 +114,7 @@ class Guard:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _GoneError
+                        raise GoneError
                     part = message.get("body", b"")
                     parts.append(part)
                     held += len(part)
@@ -122,7 +139,7 @@ class Guard:
         metrics.request_seconds.labels(route).observe(seconds)
         if status >= 400:
             metrics.errors.labels(answer.kind or str(status)).inc()
-        level = logging.DEBUG if route in ("/healthz", "/readyz", "/metrics") else logging.INFO
+        level = logging.DEBUG if route in (*_PROBES, "/metrics") else logging.INFO
         if logger.isEnabledFor(level):
             facts = {
                 "request": answer.id,
@@ -135,10 +152,6 @@ class Guard:
             if answer.kind is not None:
                 facts["kind"] = answer.kind
             logger.log(level, "request", extra=facts)
-
-
-class _GoneError(Exception):
-    """The client hung up."""
 
 
 class _Answer:
@@ -166,12 +179,33 @@ def _check_origin(method: str, headers: Headers) -> None:
     origin = headers.get("origin")
     if origin is None or method in ("GET", "HEAD"):
         return
-    if urlsplit(origin).netloc != headers.get("host"):
+    if origin.partition("://")[2] != headers.get("host"):
         text = f"Pages of {origin[:80]!r} may not use this server from a browser."
         raise Problem(403, "origin", text, _CLOSE)
 
 
-def _check_key(headers: Headers, key: str) -> None:
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # brackets that are no address
+        return ""
+
+
+async def _refuse(problem: Problem, path: str, receive: Receive, send: Send) -> None:
+    """Answer, and drop what still comes of the body."""
+    response = problem.response(path)
+    start = {"type": "http.response.start", "status": response.status_code}
+    await send({**start, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def check_key(headers: Headers, key: str) -> None:
+    """Raise Problem where a request does not bring the API key."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         given = headers.get("x-api-key", "")
@@ -185,7 +219,8 @@ def _too_large(most: int) -> Problem:
     return Problem(413, "too_large", text, _CLOSE)
 
 
-def _problem_of(error: Exception, timeout: float) -> Problem | None:
+def problem_of(error: Exception, timeout: float) -> Problem | None:
+    """Return the answer to an error, None to one that is a fault of ours."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, OvmlError):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from fastapi import Response
@@ -46,6 +47,10 @@ _HIDDEN = {
 _SECONDS_TO_RECOVER = 1.0
 
 
+class GoneError(Exception):
+    """The client hung up: nobody wants an answer any more."""
+
+
 class Problem(HTTPException):
     """An answer that says what was wrong, and what to do."""
 
@@ -65,9 +70,11 @@ class Problem(HTTPException):
             headers["retry-after"] = str(math.ceil(wait))
         return cls(status, kind, _HIDDEN.get(kind, str(error)), headers)
 
-    def response(self) -> Response:
-        """Return it as JSON."""
-        content = {"error": {"kind": self.kind, "message": self.detail}}
+    def response(self, path: str = "") -> Response:
+        """Return it as JSON; below /v2 as the Open Inference Protocol has errors."""
+        content: dict[str, Any] = {"error": {"kind": self.kind, "message": self.detail}}
+        if path == "/v2" or path.startswith("/v2/"):
+            content = {"error": self.detail}
         return json_response(content, self.status_code, self.headers)
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from ovml_deploy.errors import ImageError
 from ovml_deploy.serving.http.problems import Problem
 from ovml_deploy.serving.http.schemas import Options, TagQuestion
 
@@ -25,7 +26,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 class Sent:
     """Images as they were sent; ``alone``: one as the body itself, whose error is the request's."""
 
-    images: Sequence[bytes]
+    images: Sequence[bytes | ImageError]
     names: Sequence[str | None]
     options: Options
     alone: bool = False
@@ -49,8 +50,8 @@ async def read_images(request: Request, given: dict[str, Any]) -> Sent:
     raise Problem(
         415,
         "media_type",
-        f"The body is {media[:80] or 'of no media type'!r}. Send an image under its own type (such as "
-        f"image/jpeg) or {_BYTES}, images as {_FORM}, or {_JSON}.",
+        f"The body is {repr(media[:80]) if media else 'of no media type'}. Send an image under its own "
+        f"type (such as image/jpeg) or {_BYTES}, images as {_FORM}, or {_JSON}.",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ovml_deploy.errors import UsageError
+from ovml_deploy.errors import ImageError, UsageError
 
 TopK = Annotated[int, Field(ge=1, le=1_000_000, description="At most so many tags an image")]
 Threshold = Annotated[
@@ -18,6 +18,7 @@ Threshold = Annotated[
         description="Only tags with at least this score; default: a calibrated vocabulary's own",
     ),
 ]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
 Name = Annotated[str, Field(max_length=200, description="A vocabulary's name")]
 Labels = Annotated[list[str], Field(min_length=1, description="The labels themselves")]
 Base64 = Annotated[
@@ -43,9 +44,9 @@ class Images(_Question):
 
     images: Annotated[list[Base64], Field(min_length=1)]
 
-    def read(self) -> list[bytes]:
-        """Return the images' bytes. Raises UsageError."""
-        return [_read(image, f"Image {i}") for i, image in enumerate(self.images, start=1)]
+    def read(self) -> list[bytes | ImageError]:
+        """Return the images' bytes; what is no base64 is an error of that image."""
+        return [_read_image(image, number) for number, image in enumerate(self.images, start=1)]
 
 
 class TagQuestion(Options, Images):
@@ -55,7 +56,7 @@ class TagQuestion(Options, Images):
 class Features(_Question):
     """An image's features: little-endian float32 ``shape`` [M, D] in base64."""
 
-    shape: Annotated[list[int], Field(min_length=2, max_length=2)]
+    shape: Annotated[list[Size], Field(min_length=2, max_length=2)]
     data: Base64
 
     @classmethod
@@ -67,7 +68,7 @@ class Features(_Question):
     def read(self) -> np.ndarray:
         """Return float32 ``[M, D]``. Raises UsageError."""
         data = _read(self.data, "Features")
-        if min(self.shape) < 1 or self.shape[0] * self.shape[1] * 4 != len(data):
+        if self.shape[0] * self.shape[1] * 4 != len(data):
             raise UsageError(f"Features of shape {self.shape} do not have {len(data)} bytes.")
         return np.frombuffer(data, dtype="<f4").reshape(self.shape).astype(np.float32)
 
@@ -141,6 +142,31 @@ class EncodeAnswer(BaseModel):
 
     model: str
     results: list[EncodeResult]
+
+
+class Attention(Features):
+    """Where an image's features were found: little-endian float32 ``shape`` [M, rows, columns].
+
+    The rows and columns are of the image as the model sees it: its shorter side resized, and its
+    centre cropped.
+    """
+
+    shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
+
+
+class AttentionResult(BaseModel):
+    """An image's attention; where it could not be read, what was wrong."""
+
+    name: str | None
+    grid: Attention | None
+    error: str | None
+
+
+class AttentionAnswer(BaseModel):
+    """The attention of each image, in order."""
+
+    model: str
+    results: list[AttentionResult]
 
 
 class MatchResult(BaseModel):
@@ -220,6 +246,20 @@ class ErrorAnswer(BaseModel):
     """What was wrong, and what to do."""
 
     error: ErrorText
+
+
+def describe(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a body's JSON schema; its parts are those of the answers, which the document has."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema
+
+
+def _read_image(text: str, number: int) -> bytes | ImageError:
+    try:
+        return _read(text, f"Image {number}")
+    except UsageError as error:
+        return ImageError(str(error))
 
 
 def _read(text: str, what: str) -> bytes:

@@ -22,7 +22,7 @@ _MEANINGS = {
     503: "The server stops, or its engine or disk fails; Retry-After says when to come back",
 }
 #: What any request may meet.
-ALWAYS = (401, 403, 408, 413, 503)
+ALWAYS = (400, 401, 403, 408, 413, 429, 503)
 
 
 def _service(request: Request) -> Service:
@@ -31,6 +31,15 @@ def _service(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(_service)]
+
+
+def hide_paths(text: str, service: Service) -> str:
+    """Return a text without the server's folders, which are nobody's business."""
+    folders = {"BUNDLE": service.engine.bundle.path, "STATE": service.settings.state}
+    for name, folder in folders.items():
+        if folder is not None:
+            text = text.replace(str(folder), name)
+    return text
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

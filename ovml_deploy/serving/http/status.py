@@ -12,16 +12,21 @@ from ovml_deploy.serving.http.state import ServiceOf, errors
 router = APIRouter(tags=["status"])
 
 
-@router.get("/healthz", response_model=Health)
+@router.get("/healthz", response_model=Health, responses=errors(), openapi_extra={"security": []})
 async def healthz() -> Response:
     """Say that the process lives and answers."""
     return json_response({"ok": True, "reason": None})
 
 
-@router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
+@router.get(
+    "/readyz",
+    response_model=Health,
+    responses={**errors(), 503: {"model": Health, "description": "It is not ready"}},
+    openapi_extra={"security": []},
+)
 async def readyz(service: ServiceOf) -> Response:
     """Say whether images are tagged: one whose features are known went through the engine."""
-    fault = "The server stops." if service.stopping else await service.canary.fault()
+    fault = await service.fault()
     status = 200 if fault is None else 503
     return json_response({"ok": fault is None, "reason": fault}, status)
 
@@ -59,7 +64,7 @@ def describe(service: Any) -> dict[str, Any]:
         "image_size": list(bundle.preprocessing.size),
         "features": [bundle.features_per_image, bundle.embed_dim],
         "model": bundle.model_hash,
-        "attention": False,
+        "attention": bundle.attention_grid is not None,
         "vocabulary": active,
         "limits": {
             "body_bytes": settings.max_body,

@@ -7,12 +7,14 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, TypeAdapter
 
 from ovml_deploy.errors import ImageError, UsageError
 from ovml_deploy.serving.http import schemas
-from ovml_deploy.serving.http.problems import json_response
+from ovml_deploy.serving.http.problems import GoneError, json_response
 from ovml_deploy.serving.http.questions import Sent, read_images, read_json, split_labels
 from ovml_deploy.serving.http.schemas import (
+    AttentionAnswer,
     EncodeAnswer,
     Images,
     MatchAnswer,
@@ -33,15 +35,20 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _TYPES = ("application/octet-stream", *(f"image/{name.lower()}" for name in FORMATS))
 
 
-def _bodies(question: type, form: dict[str, Any]) -> dict[str, Any]:
+def _bodies(question: type[BaseModel], form: dict[str, Any]) -> dict[str, Any]:
     """Describe the three forms that a body with images may have."""
     files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
     properties = {"image": files, **form}
-    multipart = {"type": "object", "properties": properties, "required": ["image"]}
+    multipart = {
+        "type": "object",
+        "properties": properties,
+        "required": ["image"],
+        "additionalProperties": False,
+    }
     content = {
         **dict.fromkeys(_TYPES, _BINARY),
         "multipart/form-data": {"schema": multipart},
-        "application/json": {"schema": question.model_json_schema()},  # type: ignore[attr-defined]
+        "application/json": {"schema": schemas.describe(question)},
     }
     return {"requestBody": {"required": True, "content": content}}
 
@@ -61,10 +68,10 @@ def _query(
 
 _Query = Annotated[dict[str, Any], Depends(_query)]
 _FORM = {
-    "vocabulary": {"type": "string"},
-    "labels": {"type": "string"},
-    "top_k": {"type": "integer"},
-    "threshold": {"type": "number"},
+    "vocabulary": TypeAdapter(Name).json_schema(),
+    "labels": {"type": "string", "minLength": 1, "description": "Separated by commas"},
+    "top_k": TypeAdapter(TopK).json_schema(),
+    "threshold": TypeAdapter(Threshold).json_schema(),
 }
 
 
@@ -124,13 +131,37 @@ async def encode(request: Request, service: ServiceOf) -> Response:
 
 
 @router.post(
+    "/attention",
+    response_model=AttentionAnswer,
+    responses=errors(400, 413, 415, 422, 429, 503),
+    openapi_extra=_bodies(Images, {}),
+)
+async def attention(request: Request, service: ServiceOf) -> Response:
+    """Say where in images each feature was found, which a tag's ``query`` is the index of.
+
+    Only where ``/v1/model`` says that the model tells; otherwise status 422.
+    """
+    sent = await read_images(request, {})
+    items = _checked(sent, await unless_gone(request, service.look(sent.images)))
+    found = [
+        {
+            "name": name,
+            "grid": None if i.attention is None else schemas.Attention.of(i.attention),
+            "error": i.error,
+        }
+        for name, i in zip(sent.names, items, strict=True)
+    ]
+    return json_response({"model": service.engine.bundle.model_hash, "results": found})
+
+
+@router.post(
     "/match",
     response_model=MatchAnswer,
     responses=errors(400, 404, 409, 413, 422, 429, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": MatchQuestion.model_json_schema()}},
+            "content": {"application/json": {"schema": schemas.describe(MatchQuestion)}},
         }
     },
 )
@@ -148,14 +179,17 @@ async def match(request: Request, service: ServiceOf) -> Response:
 
 
 async def unless_gone(request: Request, work: Awaitable[_Found]) -> _Found:
-    """Do some work for as long as the client waits; one that hangs up frees its places."""
+    """Do some work for as long as the client waits; one that hangs up frees its places.
+
+    Raises GoneError for that.
+    """
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            working.cancel()
-        return await working
+            raise GoneError
+        return working.result()
     finally:
         working.cancel()
         gone.cancel()

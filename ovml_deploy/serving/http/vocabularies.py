@@ -14,8 +14,9 @@ from ovml_deploy.serving.http.schemas import (
     VocabularyLabels,
     VocabularyList,
 )
-from ovml_deploy.serving.http.state import ServiceOf, errors
+from ovml_deploy.serving.http.state import ServiceOf, errors, hide_paths
 from ovml_deploy.serving.service import Service
+from ovml_deploy.serving.state_folder import NAME
 from ovml_deploy.serving.vocabularies import Entry
 
 router = APIRouter(prefix="/v1/vocabularies", tags=["vocabularies"])
@@ -23,6 +24,7 @@ router = APIRouter(prefix="/v1/vocabularies", tags=["vocabularies"])
 _OFTEN = 0.02  # seconds between looks at a vocabulary that is being embedded
 
 _Name = Annotated[str, Path(max_length=200)]
+_NewName = Annotated[str, Path(max_length=200, json_schema_extra={"pattern": NAME.pattern})]
 _Wait = Annotated[
     float, Query(ge=0, le=30, description="Seconds to wait for the labels to be embedded")
 ]
@@ -49,7 +51,7 @@ async def get_vocabulary(name: _Name, service: ServiceOf) -> Response:
     responses={200: {"model": VocabularyEntry}, **errors(400, 404, 409, 422)},
 )
 async def put_vocabulary(
-    name: _Name, body: VocabularyLabels, service: ServiceOf, wait: _Wait = 0
+    name: _NewName, body: VocabularyLabels, service: ServiceOf, wait: _Wait = 0
 ) -> Response:
     """Embed labels in the background, and serve them under a name once all are there.
 
@@ -79,8 +81,5 @@ async def delete_vocabulary(name: _Name, service: ServiceOf) -> Response:
 
 
 def _plain(service: Service, entry: Entry) -> dict[str, Any]:
-    content = asdict(entry)
-    folder = service.settings.state
-    if entry.error is not None and folder is not None:  # where it is, is nobody's business
-        content["error"] = entry.error.replace(str(folder), "STATE")
-    return content
+    error = None if entry.error is None else hide_paths(entry.error, service)
+    return {**asdict(entry), "error": error}
