@@ -4,7 +4,7 @@ RUN := .venv/bin
 DEV := .venv-dev/bin
 UV  := $(RUN)/uv
 # what the environment of the runtime has (EDITABLE= for a copy that needs no checkout)
-EXTRAS ?= cpu
+EXTRAS ?= cpu,serve
 EDITABLE ?= -e
 JOBS ?= 2  # tests at once; each computes on one thread, for torch's threads only get in each other's way
 

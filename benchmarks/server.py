@@ -51,7 +51,7 @@ class Server:
         start = time.perf_counter()
         self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - as long as the server
         command = [sys.executable, "-m", "ovml_deploy.cli", "serve", "--port", "0", *options]
-        self._process = subprocess.Popen(command, stderr=self._log)
+        self.process = subprocess.Popen(command, stderr=self._log)
         self.url = self._started()
         self.ask("GET", "/readyz")
         self.ready_after = time.perf_counter() - start
@@ -67,23 +67,28 @@ class Server:
 
     def resident(self) -> int:
         """Return bytes of memory."""
-        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_seconds(self) -> float:
         """Return what it used of the processor so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def kill(self) -> None:
+        """End it at once, as a power cut does."""
+        self.process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         """End it by SIGTERM, as a service manager does."""
-        self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(60)
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
         if code:
             raise SystemExit(f"the server ended with {code}")
 
     def _started(self) -> str:
-        while self._process.poll() is None:
+        while self.process.poll() is None:
             for line in Path(self._log.name).read_text().splitlines():
                 if '"listening"' in line:
                     return json.loads(line)["url"]

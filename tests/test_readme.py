@@ -2,13 +2,17 @@
 
 import csv
 import re
+import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from servers import Server, running_server
 from shell import ROOT, run
 
 from ovml_deploy import assets
@@ -17,6 +21,9 @@ from ovml_deploy.training.wordnet import DATA_FILE
 
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+#: Where the README's server is.
+SERVER = "http://127.0.0.1:8000"
 
 #: What a test cannot have: the weights of a hub, and hours. The rest of the line stays as typed.
 TRAIN = "--backbone ViT-B-16-quickgelu --pretrained openai"
@@ -69,10 +76,24 @@ def test_make_commands() -> None:
     assert "pytest" in run("make -n test", ROOT).stdout  # running it here would never end
 
 
-def test_commands_and_snippet(world: Path, tiny_clip: Any) -> None:
+@pytest.fixture
+def servers() -> Iterator[ExitStack]:
+    """What holds the servers that the README starts, until its commands were run."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def _started(line: str, world: Path) -> AbstractContextManager[Server]:
+    """Start a server as a line says, but on a free port."""
+    _, _, engine, bundle, state, folder = shlex.split(line)
+    assert (engine, state) == ("--engine", "--state")
+    return running_server(world / bundle, state, str(world / folder))
+
+
+def test_commands_and_snippet(world: Path, tiny_clip: Any, servers: ExitStack) -> None:
     """In order, since later ones use what earlier ones made; the snippet once its bundle is there."""
     tiny = f"--backbone {tiny_clip.name} --pretrained {tiny_clip.pretrained}"
-    ran = 0
+    ran, url = 0, SERVER
     for language, block in sorted(BLOCKS, key=lambda item: item[0]):
         if language == "python":
             result = run(f"{sys.executable} - <<'END'\n{block}\nEND", world)
@@ -84,13 +105,18 @@ def test_commands_and_snippet(world: Path, tiny_clip: Any) -> None:
         for line in block.splitlines():
             if line.startswith("make "):
                 continue
+            if line.startswith("ovml-deploy serve"):
+                url = servers.enter_context(_started(line, world)).url
+                ran += 1
+                continue
+            line = line.replace(SERVER, url).replace("curl -s", "curl -sS --fail-with-body")
             if "--provider wordnet" in line and not DATA_FILE.exists():
                 pytest.skip("Debian's wordnet-base is not installed")
             faster = FASTER if "train qks" in line else "--epochs 1"
             result = run(line.replace(TRAIN, f"{tiny} {faster}"), world)
             assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
             ran += 1
-    assert ran >= 27
+    assert ran >= 31
     assert "warehouse" in run("ovml-deploy vocab list --engine build/qks", world).stdout
 
 

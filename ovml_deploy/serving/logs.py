@@ -35,6 +35,7 @@ def configure_logs(level: str) -> None:
     logging.captureWarnings(True)
     threading.excepthook = _log_end
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of what clients send
 
 
 def _log_end(ended: threading.ExceptHookArgs) -> None:

@@ -62,6 +62,8 @@ def served(
         service, server = made[0]
         yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", service, server)
     finally:
+        if isinstance(engine, Held):
+            engine.open.set()
         if made:
             made[0][1].should_exit = True
         thread.join()
