@@ -21,7 +21,7 @@ export class Matching {
   edited() {
     clearTimeout(this.timer);
     this.current?.abort();
-    this.asked = null;
+    this.current = this.asked = null;
     this.timer = setTimeout(() => this.restart(), QUIET);
   }
 
@@ -31,7 +31,6 @@ export class Matching {
   }
 
   restart() {
-    this.current = null;
     this.asked = this.question();
     if (this.asked) this.run();
     else this.tell.done();
