@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from PIL import Image
 
 from ovml_deploy.errors import ImageError, OverloadedError, UsageError
 from ovml_deploy.runtime.engine import Engine
@@ -92,6 +93,7 @@ class Service:
             engine, settings.max_inline_labels, settings.limits.label_chars
         )
         self._decoders = ThreadPoolExecutor(settings.decoders, "ovml-decode")
+        self._decoders.submit(Image.init)  # loads the formats, or the first image would wait for it
         self._matcher = ThreadPoolExecutor(1, "ovml-match")
         self._inside = 0
         self.metrics.watch_vocabularies(self.vocabularies)

@@ -221,6 +221,7 @@ class ModelAnswer(BaseModel):
     precision: str
     activation: str
     image_size: list[int]
+    resize_mode: str
     features: list[int]
     model: str
     attention: bool

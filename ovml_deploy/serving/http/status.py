@@ -62,6 +62,7 @@ def describe(service: Any) -> dict[str, Any]:
         "precision": engine.backend.precision,
         "activation": bundle.activation,
         "image_size": list(bundle.preprocessing.size),
+        "resize_mode": bundle.preprocessing.resize_mode,
         "features": [bundle.features_per_image, bundle.embed_dim],
         "model": bundle.model_hash,
         "attention": bundle.attention_grid is not None,

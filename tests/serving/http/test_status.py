@@ -143,6 +143,7 @@ def test_the_model(server: Served, engine: Engine) -> None:
     assert answer["model"] == bundle.model_hash
     assert answer["features"] == [bundle.features_per_image, bundle.embed_dim]
     assert answer["image_size"] == list(bundle.preprocessing.size)
+    assert answer["resize_mode"] == bundle.preprocessing.resize_mode
     assert (answer["vocabulary"], answer["head"], answer["precision"]) == ("few", "qks", "fp32")
     assert str(bundle.path.parent) not in str(answer)
     assert answer["limits"]["body_bytes"] == server.service.settings.max_body
