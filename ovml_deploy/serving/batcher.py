@@ -15,6 +15,7 @@ from ovml_deploy.runtime.vocabulary import Vocabulary
 
 _LONGEST_WAIT = 60.0  # seconds that a caller is asked to stay away at most
 _SHORTEST_WAIT = 0.1
+_FAILURES = 8  # batches in a row after which a device will not recover; no input can cause them
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._last_batch = 1
+        self._failed = 0  # batches since one that succeeded
         self._seconds_an_image = 0.0  # a moving average, to tell callers when to come back
         self._thread = threading.Thread(target=self._run, name="ovml-engine", daemon=True)
         self._thread.start()
@@ -188,19 +190,21 @@ class Batcher:
         try:
             found = self._matched(batch)
         except BaseException as error:
+            self._failed += 1
             told = error if isinstance(error, DeviceError) else _stopped(error)
             for job in batch:
                 job.future.set_exception(told)
-            if told is error:  # of this batch: the next may do
+            if told is error and self._failed < _FAILURES:  # the next batch may do
                 return
             raise
+        self._failed = 0
         took = time.monotonic() - start
         share = took / len(batch)
         self._seconds_an_image += 0.2 * (share - self._seconds_an_image)
-        self._observe(len(batch), took)
         for job, (features, logits, winners) in zip(batch, found, strict=True):
             waited = start - job.queued
             job.future.set_result(Matched(features, logits, winners, waited, took, len(batch)))
+        self._observe(len(batch), took)
 
     def _matched(
         self, batch: list[_Job]

@@ -1,6 +1,7 @@
 """Whether the engine works right now: an image whose features are known goes through it."""
 
 import asyncio
+import logging
 from time import monotonic
 
 import numpy as np
@@ -10,6 +11,8 @@ from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.precision import TOLERANCE
 from ovml_deploy.runtime.selfcheck import read_golden, relative_error
 from ovml_deploy.serving.batcher import Batcher
+
+logger = logging.getLogger(__name__)
 
 _FRESH = 1.0  # seconds for which an answer holds, so that probes cost little
 _TIMEOUT = 10.0
@@ -43,7 +46,8 @@ class Canary:
         except TimeoutError:
             return f"The engine did not answer in {_TIMEOUT:g} s."
         except OvmlError as error:
-            return str(error)
+            logger.error("the engine is not ready: %s", error)
+            return "The engine failed. The server's log says why."
         finally:
             self._answered = monotonic()
         off = relative_error(matched.features, self._features[0], self._features)

@@ -82,7 +82,7 @@ class Replica:
 
         Raises UsageError, VocabularyError, LabelError; then the old one stays.
         """
-        await asyncio.to_thread(_use, self._service, *_checked(words))
+        await asyncio.to_thread(self._service.vocabularies.use, *_checked(words))
 
     async def check_health(self) -> None:
         """Raise DeviceError where the engine's thread has ended, so that Ray starts another replica.
@@ -174,12 +174,3 @@ def _checked(words: Any) -> tuple[str, tuple[str, ...]]:
         ) from error
     check_name(name)
     return name, check_labels(labels)
-
-
-def _use(service: Service, name: str, labels: tuple[str, ...]) -> None:
-    store = service.vocabularies
-    store.put(name, labels)
-    entry = store.wait(name)
-    if entry.error is not None:
-        raise UsageError(entry.error)
-    store.activate(name)

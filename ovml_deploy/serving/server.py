@@ -123,12 +123,16 @@ class _Run:
         service = Service(self._engine, self._settings, engine_died)
         try:
             if labels is not None:
-                await asyncio.to_thread(_put, service, *labels)
+                await asyncio.to_thread(service.vocabularies.use, *labels)
             grpc = None if grpc_port is None else await self._start_grpc(service, grpc_port)
             server = _Uvicorn(http_config(service, self._local), service, grpc)
             serving = asyncio.create_task(server.serve([self._listener]))
             dying = asyncio.create_task(died.wait())
-            await server.up.wait()
+            up = asyncio.create_task(server.up.wait())
+            await asyncio.wait((serving, up), return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                up.cancel()
+                await serving  # raises what went wrong
             where = {"url": _url(self._listener)} | ({"grpc": grpc.address} if grpc else {})
             logger.info("listening", extra=where)
             await asyncio.wait((serving, dying), return_when=asyncio.FIRST_COMPLETED)
@@ -157,7 +161,13 @@ class _Uvicorn(uvicorn.Server):
         self._grpc = grpc
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        taken = "The port cannot be listened on: another process was quicker. Name another --port."
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise UsageError(taken) from error
+        if sockets and sockets[0].fileno() < 0:  # uvloop does not raise, but closes it
+            raise UsageError(taken)
         self.up.set()
 
     @contextmanager
@@ -178,17 +188,6 @@ class _Uvicorn(uvicorn.Server):
             ends.append(self._grpc.stop(self._service.settings.drain))
         await asyncio.gather(*ends)
         logger.info("drained", extra={"seconds": round(monotonic() - start, 2)})
-
-
-def _put(service: Service, name: str, labels: tuple[str, ...]) -> None:
-    store = service.vocabularies
-    known = name in store and store.entry(name).state == "ready" and store.labels(name) == labels
-    if not known:
-        store.put(name, labels)
-        entry = store.wait(name)
-        if entry.error is not None:
-            raise UsageError(entry.error)
-    store.activate(name)
 
 
 def _url(listener: socket.socket) -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 _MOST_TAGS = 200_000  # of all images of a request
+
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Service:
         self._decoders.submit(Image.init)  # loads the formats, or the first image would wait for it
         self._matcher = ThreadPoolExecutor(1, "ovml-match")
         self._inside = 0
+        self._bytes_inside = 0
         self.metrics.watch_vocabularies(self.vocabularies)
         self.metrics.watch(
             "ovml_queue_images", "Images waiting for the engine", lambda: self.batcher.waiting
@@ -110,7 +115,6 @@ class Service:
         if labels is not None:
             if name is not None:
                 raise UsageError("Give a vocabulary or labels, not both.")
-            self._check_open()
             start = perf_counter()
             vocabulary = await self._inline.get(labels)
             self.metrics.took("embed", perf_counter() - start)
@@ -186,7 +190,7 @@ class Service:
 
         self._check_size(len(features), choice, top_k)
 
-        def work() -> list[tuple[Tag, ...]]:
+        def work(features: np.ndarray) -> list[tuple[Tag, ...]]:
             with self.metrics.timed("match"):
                 logits, winners = self.engine.match(features, choice.vocabulary)
                 return [
@@ -195,12 +199,11 @@ class Service:
                 ]
 
         with self.places(len(features)):
-            return await asyncio.get_running_loop().run_in_executor(self._matcher, work)
+            return await _given(self._matcher, work, features)
 
     @contextmanager
     def places(self, images: int) -> Iterator[None]:
         """Hold places for images. Raises OverloadedError at once where there are too few."""
-        self._check_open()
         most = self.settings.images_a_request
         if images > most:
             raise UsageError(f"{images} images are too many for a request: at most {most} may be.")
@@ -217,9 +220,24 @@ class Service:
             self._inside -= images
 
     def check_room(self) -> None:
-        """Raise OverloadedError where not even one image has a place, before it is read."""
+        """Raise OverloadedError where not even one image has a place, before it is read.
+
+        And StoppingError at the end: what came before is finished.
+        """
+        if self.stopping:
+            raise StoppingError("The server stops. Send this to another one, or come back later.")
         with self.places(1):
             pass
+
+    def take_bytes(self, count: int) -> None:
+        """Count bytes of a body that came, until :meth:`drop_bytes`. Raises OverloadedError."""
+        self._bytes_inside += count
+        if self._bytes_inside > self.settings.max_bytes_inside:
+            raise OverloadedError("Too many bytes are inside. Come back later.", 1.0)
+
+    def drop_bytes(self, count: int) -> None:
+        """Count bytes no more that :meth:`take_bytes` counted, whether or not it raised."""
+        self._bytes_inside -= count
 
     async def fault(self) -> str | None:
         """Return why images are not tagged right now, None where they are."""
@@ -265,12 +283,11 @@ class Service:
         return Item((), found[0].features, times=found[1])
 
     async def _look(self, image: bytes | ImageError) -> Item:
-        loop = asyncio.get_running_loop()
         try:
             pixels, _ = await self._pixels(image)
         except ImageError as error:
             return Item(error=str(error))
-        attention = await loop.run_in_executor(self._matcher, self.engine.look, pixels[None])
+        attention = await _given(self._matcher, self.engine.look, pixels[None])
         assert attention is not None  # for there is a grid
         return Item(attention=attention[0])
 
@@ -294,8 +311,7 @@ class Service:
         try:
             if isinstance(image, ImageError):
                 raise image
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._decoders, self._decode, image)
+            return await _given(self._decoders, self._decode, image)
         except ImageError:
             self.metrics.errors.labels("image").inc()
             raise
@@ -332,9 +348,19 @@ class Service:
                 f"{_MOST_TAGS:,} tags may be. Choose a smaller top_k, or send fewer images."
             )
 
-    def _check_open(self) -> None:
-        if self.stopping:
-            raise StoppingError("The server stops. Send this to another one, or come back later.")
+
+async def _given(
+    pool: ThreadPoolExecutor, work: Callable[[_Given], _Found], given: _Given
+) -> _Found:
+    """Do some work on a thread. What was given is let go at once where nobody waits any more.
+
+    A pool keeps what it was told to do until its turn, even if that is cancelled.
+    """
+    held = [given]
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: work(held[0]))
+    finally:
+        held.clear()
 
 
 async def _all(items: Iterator) -> list[Item]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ovml_deploy.errors import LabelError, OvmlError
+from ovml_deploy.errors import LabelError, OvmlError, VocabularyError
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.labels import LabelSource, split_groups
@@ -148,8 +148,13 @@ class VocabularyStore:
 
     def labels(self, name: str) -> tuple[str, ...]:
         """Return the labels that are served, or where none are yet, those asked for."""
+        return self.detail(name)[1]
+
+    def detail(self, name: str) -> tuple[Entry, tuple[str, ...]]:
+        """Return what is known of a vocabulary, with its labels at that moment."""
         with self._changed:
-            return self._slot(name).labels
+            slot = self._slot(name)
+            return self._entry(name, slot), slot.labels
 
     def active(self) -> tuple[Vocabulary, Entry]:
         """Return the vocabulary that is used where none is named."""
@@ -169,6 +174,17 @@ class VocabularyStore:
             with self._changed:
                 self._active = name
                 return self.entry(name)
+
+    def use(self, name: str, labels: LabelSource) -> Entry:
+        """Put labels unless they are there, wait for them, and activate them."""
+        texts, _ = self._checked(labels)
+        known = name in self and self.detail(name)
+        if not known or known[0].state != "ready" or known[1] != texts:
+            self.put(name, labels)
+            entry = self.wait(name)
+            if entry.error is not None:
+                raise VocabularyError(entry.error)
+        return self.activate(name)
 
     def delete(self, name: str) -> None:
         """Forget a vocabulary; those of the bundle and the active one stay."""

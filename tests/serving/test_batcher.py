@@ -199,3 +199,22 @@ def test_closing_ends_what_waits(gate: Gate, images, drain: bool) -> None:
                 future.result()
     with pytest.raises(DeviceError, match="has stopped"):
         batcher.submit(images[0], None)
+
+
+def test_a_device_that_fails_for_good_ends_the_engine(gate: Gate, images) -> None:
+    """One batch may fail for a passing reason; so many in a row do not."""
+    died = threading.Event()
+    batcher = Batcher(gate, max_batch=1, max_delay=0.0, died=died.set)
+    gate.open.set()
+    gate.error = DeviceError("out of memory")
+    for _ in range(7):
+        assert batcher.submit(images[0], None).exception(SOON) is gate.error
+    gate.error = None
+    assert batcher.submit(images[0], None).result(SOON).batch == 1  # it recovered
+    gate.error = DeviceError("the device is lost")
+    for _ in range(8):
+        assert not died.is_set()
+        assert batcher.submit(images[0], None).exception(SOON) is gate.error
+    assert died.wait(SOON)
+    assert not batcher.alive
+    assert batcher.failure is gate.error

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ovml_deploy.errors import OverloadedError, OvmlError
+from ovml_deploy.errors import OvmlError
 from ovml_deploy.serving.errors import StoppingError
-from ovml_deploy.serving.http.problems import GoneError, Problem
+from ovml_deploy.serving.http.problems import HIDDEN, GoneError, Problem
 from ovml_deploy.serving.http.state import hide_paths
 from ovml_deploy.serving.service import Service
 from ovml_deploy.serving.settings import is_loopback
@@ -44,7 +44,6 @@ class Guard:
         self._service = service
         self._settings = service.settings
         self._local = local
-        self._bytes_inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -60,7 +59,7 @@ class Guard:
             self._admit(scope, headers)
             body = await self._read(headers, receive)
             came, taken = True, len(body)
-            self._bytes_inside += taken
+            self._service.take_bytes(taken)
             if taken:
                 self._service.metrics.took("read", perf_counter() - start)
             async with asyncio.timeout(self._settings.request_timeout):
@@ -74,18 +73,14 @@ class Guard:
             answer.kind = late.kind
             await late.response(scope["path"])(scope, receive, answer)
         except Exception as error:
-            problem = problem_of(error, self._settings.request_timeout)
-            if problem is None:
-                logger.exception("an error that is ours", extra={"request": answer.id})
-                problem = Problem(500, "internal", "The server failed. Its log says why.")
-            problem.detail = hide_paths(problem.detail, self._service)
+            problem = problem_of(error, self._service, answer.id)
             answer.kind = problem.kind
             if not came and "connection" in (problem.headers or {}):
                 await _refuse(problem, scope["path"], receive, answer)
             elif not answer.status:
                 await problem.response(scope["path"])(scope, receive, answer)
         finally:
-            self._bytes_inside -= taken
+            self._service.drop_bytes(taken)
             self._record(scope, answer, perf_counter() - start)
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
@@ -118,18 +113,16 @@ class Guard:
                     part = message.get("body", b"")
                     parts.append(part)
                     held += len(part)
-                    self._bytes_inside += len(part)
+                    self._service.take_bytes(len(part))
                     if held > most:
                         raise _too_large(most)
-                    if self._bytes_inside > self._settings.max_bytes_inside:
-                        raise OverloadedError("Too many bytes are inside. Come back later.", 1.0)
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
             text = f"The body did not come within {self._settings.body_timeout:g} s."
             raise Problem(408, "slow", text, _CLOSE) from None
         finally:
-            self._bytes_inside -= held
+            self._service.drop_bytes(held)
 
     def _record(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -137,7 +130,7 @@ class Guard:
         status = answer.status or 499  # as others count clients that hung up
         metrics.requests.labels(route, str(status)).inc()
         metrics.request_seconds.labels(route).observe(seconds)
-        if status >= 400:
+        if status >= 400 and answer.kind != "image":  # which was counted as an image
             metrics.errors.labels(answer.kind or str(status)).inc()
         level = logging.DEBUG if route in (*_PROBES, "/metrics") else logging.INFO
         if logger.isEnabledFor(level):
@@ -219,16 +212,22 @@ def _too_large(most: int) -> Problem:
     return Problem(413, "too_large", text, _CLOSE)
 
 
-def problem_of(error: Exception, timeout: float) -> Problem | None:
-    """Return the answer to an error, None to one that is a fault of ours."""
+def problem_of(error: Exception, service: Service, request: str) -> Problem:
+    """Return the answer to an error. What that does not tell is logged, with the request's id."""
     if isinstance(error, Problem):
-        return error
-    if isinstance(error, OvmlError):
-        return Problem.of(error)
-    if isinstance(error, TimeoutError):
-        text = f"This took longer than {timeout:g} s."
-        return Problem(503, "timeout", text, {"retry-after": "1"})
-    return None
+        problem = error
+    elif isinstance(error, OvmlError):
+        problem = Problem.of(error)
+        if problem.kind in HIDDEN:
+            logger.error("%s", error, extra={"request": request, "kind": problem.kind})
+    elif isinstance(error, TimeoutError):
+        text = f"This took longer than {service.settings.request_timeout:g} s."
+        problem = Problem(503, "timeout", text, {"retry-after": "1"})
+    else:
+        logger.error("an error that is ours", exc_info=error, extra={"request": request})
+        problem = Problem(500, "internal", "The server failed. Its log says why.")
+    problem.detail = hide_paths(problem.detail, service)
+    return problem
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

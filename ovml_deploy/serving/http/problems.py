@@ -40,7 +40,7 @@ _KINDS: Mapping[type[OvmlError], tuple[int, str]] = {
 _ENGINE = (503, "engine")
 
 #: What a client need not know, such as paths of the server; the log has it.
-_HIDDEN = {
+HIDDEN = {
     "state": "The server cannot keep its vocabularies. Its log says why.",
     "engine": "The engine failed. The server's log says why.",
 }
@@ -68,7 +68,7 @@ class Problem(HTTPException):
         if status in (429, 503):
             wait = getattr(error, "retry_after", _SECONDS_TO_RECOVER)
             headers["retry-after"] = str(math.ceil(wait))
-        return cls(status, kind, _HIDDEN.get(kind, str(error)), headers)
+        return cls(status, kind, HIDDEN.get(kind, str(error)), headers)
 
     def response(self, path: str = "") -> Response:
         """Return it as JSON; below /v2 as the Open Inference Protocol has errors."""

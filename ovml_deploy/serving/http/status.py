@@ -8,6 +8,7 @@ from ovml_deploy import __version__
 from ovml_deploy.serving.http.problems import json_response
 from ovml_deploy.serving.http.schemas import Health, ModelAnswer
 from ovml_deploy.serving.http.state import ServiceOf, errors
+from ovml_deploy.serving.service import Service
 
 router = APIRouter(tags=["status"])
 
@@ -48,7 +49,7 @@ async def metrics(service: ServiceOf) -> Response:
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def describe(service: Any) -> dict[str, Any]:
+def describe(service: Service) -> dict[str, Any]:
     """Return the facts of the model and of the limits as plain values."""
     engine, settings = service.engine, service.settings
     bundle = engine.bundle

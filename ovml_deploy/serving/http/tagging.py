@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, TypeAdapter
 
 from ovml_deploy.errors import ImageError, UsageError
+from ovml_deploy.runtime.results import Tag
 from ovml_deploy.serving.http import schemas
 from ovml_deploy.serving.http.problems import GoneError, json_response
 from ovml_deploy.serving.http.questions import Sent, read_images, read_json, split_labels
@@ -89,16 +89,20 @@ async def tag(request: Request, service: ServiceOf, given: _Query) -> Response:
     """
     sent = await read_images(request, given)
     options = sent.options
-    choice = await service.choose(options.vocabulary, options.labels)
-    work = service.tag(sent.images, choice, options.top_k, options.threshold)
-    items = _checked(sent, await unless_gone(request, work))
+
+    async def work() -> tuple[Choice, list[Item]]:
+        choice = await service.choose(options.vocabulary, options.labels)
+        return choice, await service.tag(sent.images, choice, options.top_k, options.threshold)
+
+    choice, items = await unless_gone(request, work())
+    items = _checked(sent, items)
     return json_response(
         {
             "vocabulary": _used(choice),
             "results": [
                 {
                     "name": name,
-                    "tags": [asdict(tag) for tag in item.tags],
+                    "tags": item.tags,
                     "times": _times(item.times),
                     "error": item.error,
                 }
@@ -171,10 +175,14 @@ async def match(request: Request, service: ServiceOf) -> Response:
     features = [item.read() for item in question.features]
     if len({array.shape for array in features}) > 1:
         raise UsageError("Features of different shapes are not of one model.")
-    choice = await service.choose(question.vocabulary, question.labels)
-    work = service.match(np.stack(features), choice, question.top_k, question.threshold)
-    found = await unless_gone(request, work)
-    tagged = [{"tags": [asdict(tag) for tag in tags]} for tags in found]
+
+    async def work() -> tuple[Choice, list[tuple[Tag, ...]]]:
+        choice = await service.choose(question.vocabulary, question.labels)
+        rows = np.stack(features)
+        return choice, await service.match(rows, choice, question.top_k, question.threshold)
+
+    choice, found = await unless_gone(request, work())
+    tagged = [{"tags": tags} for tags in found]
     return json_response({"vocabulary": _used(choice), "results": tagged})
 
 

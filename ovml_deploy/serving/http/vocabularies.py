@@ -40,8 +40,8 @@ async def list_vocabularies(service: ServiceOf) -> Response:
 @router.get("/{name}", response_model=VocabularyDetail, responses=errors(404, 422))
 async def get_vocabulary(name: _Name, service: ServiceOf) -> Response:
     """Return a vocabulary with its labels; ``done`` of ``total`` labels are embedded."""
-    store = service.vocabularies
-    return json_response({**_plain(service, store.entry(name)), "texts": store.labels(name)})
+    entry, labels = service.vocabularies.detail(name)
+    return json_response({**_plain(service, entry), "texts": labels})
 
 
 @router.put(

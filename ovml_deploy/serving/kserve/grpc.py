@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from starlette.datastructures import Headers
 
-from ovml_deploy.errors import OverloadedError, UsageError
+from ovml_deploy.errors import UsageError
 from ovml_deploy.serving.http.guard import check_key, problem_of
 from ovml_deploy.serving.http.problems import Problem
 from ovml_deploy.serving.kserve import messages, model
@@ -98,7 +98,6 @@ class _Front:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._settings = service.settings
-        self._bytes_inside = 0
         # each may bring a whole body, and only then is known how much it was
         readers = self._settings.max_bytes_inside // self._settings.max_body
         self._readers = asyncio.Semaphore(max(1, readers))
@@ -115,10 +114,7 @@ class _Front:
             code = grpc.StatusCode.OK
             return answer
         except Exception as error:
-            problem = problem_of(error, self._settings.request_timeout)
-            if problem is None:
-                logger.exception("an error that is ours", extra={"request": request})
-                problem = Problem(500, "internal", "The server failed. Its log says why.")
+            problem = problem_of(error, self._service, request)
             code, kind = _code(problem), problem.kind
             await context.abort(code, str(problem.detail)[:_DETAILS], _trailer(problem))
             raise AssertionError from None  # abort raises
@@ -131,15 +127,13 @@ class _Front:
         if method.heavy:
             self._service.check_room()
         message = b"" if method.open else await self._read(received)
-        self._bytes_inside += len(message)
         try:
-            if self._bytes_inside > self._settings.max_bytes_inside:
-                raise OverloadedError("Too many bytes are inside. Come back later.", 1.0)
+            self._service.take_bytes(len(message))
             async with asyncio.timeout(self._settings.request_timeout):
                 found = await method.answer(self._service, message)
             return bytes(found.SerializeToString())
         finally:
-            self._bytes_inside -= len(message)
+            self._service.drop_bytes(len(message))
 
     async def _read(self, received: AsyncIterator[bytes]) -> bytes:
         start = perf_counter()

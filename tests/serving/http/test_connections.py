@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from socket import SO_RCVBUF, SOL_SOCKET
 
 import pytest
@@ -161,6 +162,22 @@ def test_hanging_up_after_several_requests_is_no_error(held: Held, images, caplo
     assert not [record for record in caplog.records if record.exc_info], caplog.text
 
 
+def test_silent_connections_beyond_the_limit_are_cut(engine: Engine) -> None:
+    """They hold no place until their headers are through, but a file of the system's each."""
+    settings = Settings(max_connections=2, head_timeout=600)
+    with served(engine, settings) as server, ExitStack() as lines:
+        opened = [lines.enter_context(server.line()) for _ in range(102)]
+        until(lambda: len(server.server.server_state.connections) == 102)
+        for _ in range(3):
+            with server.line() as line:
+                assert line.rest() == b""
+        until(lambda: len(server.server.server_state.connections) == 102)
+        opened[0].start("GET", "/healthz")  # those before are told so
+        assert opened[0].reply().status == 429
+        lines.close()
+        until(lambda: server.get("/healthz").status == 200)
+
+
 # Odd HTTP
 
 
@@ -199,6 +216,79 @@ def test_another_protocol_is_declined(server: Served, images) -> None:
             assert line.reply().status == 200
         line.start("GET", "/healthz", **offer)
         assert line.reply().status == 200
+
+
+def test_another_protocol_is_declined_very_often(server: Served, caplog) -> None:
+    """In one segment, as of a client that waits for nothing."""
+    offer = "connection: Upgrade\r\nupgrade: h2c"
+    ask = f"GET /healthz HTTP/1.1\r\nhost: {server.host}\r\n{offer}\r\n\r\n".encode()
+    last = ask.replace(b": Upgrade", b": close, Upgrade")
+    with server.line() as line:
+        line.send(ask * 1500 + last)
+        answers = line.rest()
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 1501
+    assert answers.count(b"connection: close\r\n") == 1
+    assert not [record for record in caplog.records if record.exc_info], caplog.text
+
+
+def test_another_protocol_is_declined_and_the_connection_closed(server: Served) -> None:
+    """As a client asks that says ``Connection: close`` beside, or whose HTTP is 1.0."""
+    asked = ("HTTP/1.1", "Upgrade, close"), ("HTTP/1.1", "close,upgrade"), ("HTTP/1.0", "upgrade")
+    for version, words in asked:
+        fields = f"host: {server.host}\r\nupgrade: h2c\r\nconnection: {words}\r\n"
+        with server.line() as line:
+            line.send(f"GET /healthz {version}\r\n{fields}\r\n".encode())
+            answer = line.rest()  # to the end, which comes
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+CHUNKED = {"transfer_encoding": "chunked", **JPEG}
+
+
+def test_trailers_are_no_headers(engine: Engine, images) -> None:
+    """What comes behind a body is for nobody: a key neither, nor where the request is from."""
+    body = b"%x\r\n%s\r\n0\r\n" % (len(images[0]), images[0])
+    trailers = b"x-api-key: %s\r\norigin: http://evil.example\r\n\r\n" % (b"k" * 16)
+    with served(engine, Settings(api_key="k" * 16), local=False) as server:
+        for key, status in (("", 401), ("k" * 16, 200)):
+            with server.line() as line:
+                line.start("POST", "/v1/tag", x_api_key=key, **CHUNKED)
+                line.send(body + trailers)
+                assert line.reply().status == status
+
+
+@pytest.mark.parametrize(
+    "trailers", [b"a: b\r\n" * 60_000, b"a: " + b"b" * 400_000, b"a" * 400_000], ids=len
+)
+def test_trailers_may_not_come_for_ever(server: Served, images, trailers: bytes) -> None:
+    with server.line() as line:
+        line.start("POST", "/v1/tag", **CHUNKED)
+        line.send(b"%x\r\n%s\r\n0\r\n" % (len(images[0]), images[0]))
+        with suppress(ConnectionError):
+            line.send(trailers)  # and never the end of them
+        with suppress(ConnectionError):  # of what was sent, not all was read
+            assert (reply := line.reply()).status == 400
+            assert "too long" in reply.json["error"]["message"]
+        assert line.rest() == b""
+    assert server.tag(images[0]).status == 200
+
+
+def test_chunks_of_every_size_are_no_trailers(server: Served, tagger, images) -> None:
+    """However much they are together, and wherever segments end."""
+    image = images[0] + bytes(300_000)
+    with server.line() as line:
+        for size in (1, 77, 70_000, len(image)):
+            line.start("POST", "/v1/tag", **CHUNKED)
+            for start in range(0, len(image), size) if size > 1 else range(50):
+                part_ = image[start : start + size]
+                line.send(b"%x\r\n" % len(part_))
+                line.send(part_ + b"\r\n")
+            if size == 1:
+                line.send(b"%x\r\n%s\r\n" % (len(image) - 50, image[50:]))
+            line.send(b"0\r\n" + b"a: b\r\n" * 100)
+            line.send(b"\r\n")
+            (result,) = line.reply().json["results"]
+            assert result["tags"][0]["label"] == tagger.tag(images[0])[0].label
 
 
 def test_requests_that_do_not_wait_for_answers(server: Served, tagger, images) -> None:

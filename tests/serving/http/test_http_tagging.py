@@ -200,6 +200,44 @@ def test_bodies_that_make_no_sense(server: Served, path: str, content: dict[str,
     assert reply.kind == "request"
 
 
+_MANY = 600_000
+GREEDY = {
+    "images: numbers": ("/v1/tag", {"images": [1] * _MANY}),
+    "images: empty": ("/v1/encode", {"images": [""] * _MANY}),
+    "images: lists": ("/v1/tag", {"images": [[]] * _MANY}),
+    "labels": ("/v1/tag", {"images": ["QQ=="], "labels": [1] * _MANY}),
+    "unknown fields": ("/v1/tag", {f"a{n}": 1 for n in range(200_000)}),
+    "features: numbers": ("/v1/match", {"features": [1] * _MANY}),
+    "features: empty": ("/v1/match", {"features": [{"shape": [1, 1], "data": ""}] * 60_000}),
+    "features: wrong": ("/v1/match", {"features": [{"shape": ["a"] * 9, "b": 1}] * 40_000}),
+    "features: shape": ("/v1/match", {"features": [{"shape": ["a"] * _MANY, "data": ""}]}),
+    "features: fields": ("/v1/match", {"features": [{f"a{n}": 1 for n in range(200_000)}]}),
+}
+
+
+@pytest.mark.parametrize("query", ["", "?top_k=1"])
+@pytest.mark.parametrize("kind", GREEDY)
+def test_bodies_with_very_many_faults(server: Served, kind: str, query: str) -> None:
+    """They are refused at the first few: each fault costs a hundred times what it takes to send."""
+    path, content = GREEDY[kind]
+    body = json.dumps(content).encode()
+    assert len(body) > 1.5e6
+    reply = server.ask("POST", path + query, body, {"content-type": "application/json"})
+    assert (reply.status, reply.kind) == (422, "request")
+    assert len(reply.body) < 1000
+    assert "more" not in reply.json["error"]["message"]  # as it says of faults beyond three
+
+
+def test_a_list_of_images_is_counted_before_it_is_read(engine: Engine, monkeypatch) -> None:
+    read = []
+    monkeypatch.setattr(base64, "b64decode", lambda *args, **kwargs: read.append(args))
+    with served(engine) as server:
+        assert server.post("/v1/encode", images=["QQ=="] * 1001).status == 422
+        features = [{"shape": [1, 1], "data": "QQ=="}] * 1001
+        assert server.post("/v1/match", features=features).status == 422
+    assert read == []
+
+
 def test_features_must_be_finite_and_of_this_model(server: Served, tagger: Tagger) -> None:
     shape = [tagger.bundle.features_per_image, tagger.bundle.embed_dim]
     bad = np.full(shape, np.nan, "<f4")

@@ -183,6 +183,24 @@ def test_labels_that_cannot_be(server: Served, content: dict[str, Any], kind: st
     assert server.get(f"{HOME}/mine").status == 404
 
 
+_MANY = 200_000
+GREEDY = {
+    "labels": {"labels": [1] * 3 * _MANY},
+    "groups": {"labels": {f"a{n}": 1 for n in range(_MANY)}},
+    "nested groups": {"labels": {f"a{n}": {} for n in range(_MANY)}},
+    "fields": {f"a{n}": 1 for n in range(_MANY)},
+}
+
+
+@pytest.mark.parametrize("kind", GREEDY)
+def test_labels_with_very_many_faults(server: Served, kind: str) -> None:
+    """They are refused at the first few: each fault costs a hundred times what it takes to send."""
+    reply = server.put(f"{HOME}/mine", **GREEDY[kind])
+    assert (reply.status, reply.kind) == (422, "request")
+    assert len(reply.body) < 1000
+    assert "more" not in reply.json["error"]["message"]  # as it says of faults beyond three
+
+
 def test_limits_on_vocabularies(engine: Engine) -> None:
     settings = Settings(limits=Limits(labels=3, label_chars=5, vocabularies=1))
     with served(engine, settings) as server:

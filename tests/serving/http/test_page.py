@@ -324,6 +324,11 @@ def test_the_page_asks_for_the_key(browser: Browser) -> None:
     ):
         dialog = surf.page.get_by_role("dialog")
         expect(dialog).to_be_visible()
+        for key in ("ключ", "emoji 🐈 key"):  # no header could carry them
+            surf.page.get_by_label("API key", exact=True).fill(key)
+            surf.page.keyboard.press("Enter")
+            expect(dialog).to_contain_text("A key has no such characters")
+            assert surf.page.evaluate("sessionStorage.length") == 0
         for key in ("not the key", KEY):
             surf.page.get_by_label("API key", exact=True).fill(key)
             surf.page.keyboard.press("Enter")

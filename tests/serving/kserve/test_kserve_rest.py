@@ -3,7 +3,6 @@
 import base64
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,6 @@ from ovml_deploy.serving.settings import Settings
 PATH = "/v2/models/tiny/infer"
 LENGTH = "inference-header-content-length"
 KEY = "0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def server(engine: Engine) -> Iterator[Served]:
-    with served(engine) as server:
-        yield server
 
 
 def element(image: bytes) -> bytes:
@@ -195,6 +188,37 @@ def test_requests_that_make_no_sense(server: Served, content: Any, text: str) ->
     reply = server.ask("POST", PATH, json.dumps(content).encode())
     assert reply.status == 422
     assert text in error(reply)
+
+
+_MANY = 200_000
+_FIELDS = {f"a{n}": {} for n in range(_MANY)}
+GREEDY = {
+    "inputs": {"inputs": [1] * 3 * _MANY},
+    "outputs": {**plain(b"x"), "outputs": [1] * 3 * _MANY},
+    "shape": {"inputs": [{**IMAGE, "shape": ["a"] * 2 * _MANY, "data": []}]},
+    "data": {"inputs": [{**IMAGE, "data": [{}] * 3 * _MANY}]},
+    "nested data": {"inputs": [{**IMAGE, "data": [[1]] * 2 * _MANY}]},
+    "parameters": {**plain(b"x"), "parameters": _FIELDS},
+    "few parameters": {**plain(b"x"), "parameters": {"top_k": [1] * 3 * _MANY}},
+    "many texts": {**plain(b"x"), "parameters": dict.fromkeys(_FIELDS, "a")},
+    "parameters of an input": {"inputs": [{**IMAGE, "data": ["QQ=="], "parameters": _FIELDS}]},
+    "parameters of an output": {
+        **plain(b"x"),
+        "outputs": [{"name": "labels", "parameters": _FIELDS}],
+    },
+    "labels": {**plain(b"x"), "parameters": {"labels": "," * 2_000_000}},
+}
+
+
+@pytest.mark.parametrize("kind", GREEDY)
+def test_requests_with_very_many_faults(server: Served, kind: str) -> None:
+    """They are refused at the first few: each fault costs a hundred times what it takes to send."""
+    body = json.dumps(GREEDY[kind]).encode()
+    assert len(body) > 1.5e6
+    reply = server.ask("POST", PATH, body)
+    assert reply.status == 422
+    assert len(reply.body) < 1000
+    assert " more." not in error(reply)  # as it says of faults beyond three
 
 
 @pytest.mark.parametrize("told", ["-1", "1e3", "", "99999999999999999999999", "999999", "²"])
