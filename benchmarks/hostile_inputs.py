@@ -99,6 +99,8 @@ class _Maker:
         return self._json("deep JSON", left * depth + b"1" + right * self.random.choice((0, depth)))
 
     def odd_json(self) -> Input:
+        if self.random.random() < 0.3:
+            return self._json("odd JSON", self._wide_json())
         number = self.random.choice(
             ("1e999", "-1e999", "NaN", "Infinity", "9" * 5000, "-0", "1e-999", "1.5", "true", "{}")
         )
@@ -114,6 +116,21 @@ class _Maker:
         if self.random.random() < 0.3:
             body = body.replace(b'"', self.random.choice((b'"\xff\xfe', b'"\xc3(', b"'")), 1)
         return self._json("odd JSON", body)
+
+    def _wide_json(self) -> bytes:
+        """As many faults as fit: each may cost far more than the bytes that make it."""
+        item = self.random.choice(("1", '""', "{}", "[]", "null", '"QQ=="', '{"shape":[],"a":1}'))
+        fields = ",".join(f'"a{number}":{item}' for number in range(50_000))
+        items = ",".join([item] * 200_000)
+        form = self.random.choice(
+            (
+                '{"images":[%s]}', '{"labels":[%s]}', '{"images":[""],"labels":[%s]}', "[%s]",
+                '{"features":[%s]}', '{"features":[{"data":"","shape":[%s]}]}', '{"a":[%s]}',
+            )
+        )  # fmt: skip
+        named = self.random.choice(('{"labels":{%s}}', "{%s}", '{"features":[{%s}]}'))
+        wide = form % items if self.random.random() < 0.6 else named % fields
+        return wide.encode()
 
     def odd_base64(self) -> Input:
         good = base64.b64encode(self._some_image()).decode()
@@ -195,6 +212,8 @@ class _Maker:
                 b"5\r\nhello" + size,
                 b"1\r\nx\r\n" * 3000 + b"0\r\n\r\n",
                 b"0\r\n" + b"trailer: x\r\n" * 3000 + b"\r\n",
+                b"0\r\n" + b"trailer: x\r\n" * 50_000,
+                b"0\r\n" + b"t" * 500_000,
                 b"5\r\nhello\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: evil\r\n\r\n",
             )
         )
@@ -243,7 +262,9 @@ class _Maker:
     def pipelined(self) -> Input:
         one = self._request("GET", "/healthz", b"", "")
         two = self._request("POST", "/v1/tag", self._some_image(), "image/png")
-        sent = self.random.choice((one * 300, two * 5, one + b"garbage\r\n\r\n", two + one * 50))
+        offer = self._head("GET", "/healthz", "upgrade: h2c\r\nconnection: upgrade")
+        garbled = one + b"garbage\r\n\r\n"
+        sent = self.random.choice((one * 300, offer * 700, two * 5, garbled, two + one * 50))
         return Input("pipelining", (sent, 0.05), self.random.choice(ENDS))
 
     def slow(self) -> Input:

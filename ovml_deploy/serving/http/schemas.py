@@ -5,9 +5,14 @@ import binascii
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from ovml_deploy.errors import ImageError, UsageError
+
+# A fault costs a hundred times the bytes that make it, so that bodies are refused at their first few.
+_MOST_FIELDS = 16  # more than any question has
+_MOST_ITEMS = 1000  # as of a form's files; a server allows fewer
 
 TopK = Annotated[int, Field(ge=1, le=1_000_000, description="At most so many tags an image")]
 Threshold = Annotated[
@@ -20,7 +25,9 @@ Threshold = Annotated[
 ]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 Name = Annotated[str, Field(max_length=200, description="A vocabulary's name")]
-Labels = Annotated[list[str], Field(min_length=1, description="The labels themselves")]
+Labels = Annotated[
+    list[str], Field(min_length=1, fail_fast=True, description="The labels themselves")
+]
 Base64 = Annotated[
     str, Field(description="Base64", json_schema_extra={"contentEncoding": "base64"})
 ]
@@ -28,6 +35,15 @@ Base64 = Annotated[
 
 class _Question(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_size(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > _MOST_FIELDS:
+            text = "{count} fields are too many: there are {known}"
+            known = ", ".join(cls.model_fields)
+            raise PydanticCustomError("too_many", text, {"count": len(given), "known": known})
+        return given
 
 
 class Options(_Question):
@@ -42,7 +58,7 @@ class Options(_Question):
 class Images(_Question):
     """Encoded images."""
 
-    images: Annotated[list[Base64], Field(min_length=1)]
+    images: Annotated[list[Base64], Field(min_length=1, max_length=_MOST_ITEMS, fail_fast=True)]
 
     def read(self) -> list[bytes | ImageError]:
         """Return the images' bytes; what is no base64 is an error of that image."""
@@ -56,7 +72,7 @@ class TagQuestion(Options, Images):
 class Features(_Question):
     """An image's features: little-endian float32 ``shape`` [M, D] in base64."""
 
-    shape: Annotated[list[Size], Field(min_length=2, max_length=2)]
+    shape: Annotated[list[Size], Field(min_length=2, max_length=2, fail_fast=True)]
     data: Base64
 
     @classmethod
@@ -76,13 +92,27 @@ class Features(_Question):
 class MatchQuestion(Options):
     """Features that /v1/encode gave, and how to tag them."""
 
-    features: Annotated[list[Features], Field(min_length=1)]
+    features: Annotated[list[Features], Field(min_length=1, max_length=_MOST_ITEMS, fail_fast=True)]
+
+
+def _check_groups(given: Any) -> Any:
+    """Refuse groups that are none with one error: a mapping would have one for each."""
+    if isinstance(given, dict):
+        wrong = next((label for label, group in given.items() if not _is_group(group)), None)
+        if wrong is not None:
+            text = "The group of {label} must be a text or null"
+            raise PydanticCustomError("group", text, {"label": repr(wrong[:80])})
+    return given
+
+
+def _is_group(value: Any) -> bool:
+    return value is None or isinstance(value, str)
 
 
 class VocabularyLabels(_Question):
     """The labels of a vocabulary; of a prompt-tuned model also a mapping of labels to groups."""
 
-    labels: Labels | dict[str, str | None]
+    labels: Annotated[Labels | dict[str, str | None], BeforeValidator(_check_groups)]
 
 
 class Tag(BaseModel):
@@ -151,7 +181,7 @@ class Attention(Features):
     centre cropped.
     """
 
-    shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
+    shape: Annotated[list[Size], Field(min_length=3, max_length=3, fail_fast=True)]
 
 
 class AttentionResult(BaseModel):

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from ovml_deploy.errors import UsageError
 from ovml_deploy.serving.http.problems import Problem, json_response
@@ -23,13 +24,29 @@ _HEADER = "Inference-Header-Content-Length"
 # The protocol has a document of its own; ours describes what is ours.
 router = APIRouter(prefix="/v2", include_in_schema=False)
 
-_Parameters = dict[str, bool | int | float | str]
+_MOST_PARAMETERS = 32  # more than are known
+
+
+def _check_parameters(given: Any) -> Any:
+    """Refuse what are no parameters with one error: pydantic would make four of each."""
+    if isinstance(given, dict):
+        if len(given) > _MOST_PARAMETERS:
+            text = "{count} parameters are too many"
+            raise PydanticCustomError("too_many", text, {"count": len(given)})
+        for name, value in given.items():
+            if not isinstance(value, bool | int | float | str):
+                text = "The parameter {name} must be a boolean, a number or a text"
+                raise PydanticCustomError("parameter", text, {"name": repr(name[:80])})
+    return given
+
+
+_Parameters = Annotated[dict[str, bool | int | float | str], BeforeValidator(_check_parameters)]
 
 
 class _Input(BaseModel):
     name: str
     datatype: str
-    shape: Annotated[list[int], Field(max_length=8)]
+    shape: Annotated[list[int], Field(max_length=8, fail_fast=True)]
     parameters: _Parameters = {}
     data: list[Any] | None = None
 
@@ -42,8 +59,8 @@ class _Output(BaseModel):
 class _Request(BaseModel):
     id: Annotated[str, Field(max_length=1000)] = ""
     parameters: _Parameters = {}
-    inputs: Annotated[list[_Input], Field(min_length=1, max_length=8)]
-    outputs: Annotated[list[_Output], Field(max_length=16)] = []
+    inputs: Annotated[list[_Input], Field(min_length=1, max_length=8, fail_fast=True)]
+    outputs: Annotated[list[_Output], Field(max_length=16, fail_fast=True)] = []
 
     def binary_outputs(self, known: Collection[str]) -> set[str]:
         """Return which outputs are sent as bytes. Raises UsageError."""
