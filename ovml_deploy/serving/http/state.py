@@ -25,7 +25,7 @@ _MEANINGS = {
 ALWAYS = (400, 401, 403, 408, 413, 429, 503)
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # were it not async, a thread would run it
     service: Service = request.app.state.service
     return service
 

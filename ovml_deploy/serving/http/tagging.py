@@ -53,7 +53,7 @@ def _bodies(question: type[BaseModel], form: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _query(
+async def _query(  # were it not async, a thread would run it
     vocabulary: Annotated[Name | None, Query()] = None,
     labels: Annotated[
         str | None, Query(min_length=1, description="The labels themselves, separated by commas")

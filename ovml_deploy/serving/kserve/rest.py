@@ -73,7 +73,7 @@ class _Request(BaseModel):
         return {name for name in known if told.get(name, usual)}
 
 
-def _model(request: Request, service: ServiceOf) -> Model:
+async def _model(request: Request, service: ServiceOf) -> Model:
     served = Model.of(service)
     path = request.path_params
     served.check_name(path["name"], path.get("version", ""))
