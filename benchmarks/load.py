@@ -144,6 +144,8 @@ class _Run:
         return Answers(sent, seconds, status, batch, queue, self._mixed, self._lost)
 
     async def _ask(self, connection: "_Connection", number: int) -> "_Connection":
+        if connection.closed:  # it was idle for too long
+            connection = await self._connect()
         start = time.perf_counter()
         try:
             status, body = await connection.ask(self._requests[number % len(self._requests)])
@@ -175,16 +177,19 @@ class _Connection(asyncio.Protocol):
     """The least of HTTP/1.1: one request, one answer with a Content-Length."""
 
     def __init__(self) -> None:
-        self.closed = False
         self._received = bytearray()
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: asyncio.Transport
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport.is_closing()
 
     def connection_made(self, transport) -> None:
         self._transport = transport
 
     def connection_lost(self, error) -> None:
-        self.closed = True
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("the server hung up"))
 

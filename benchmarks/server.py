@@ -11,6 +11,7 @@ times. ``overload``: ten times as many requests as it can bear, for ``--overload
 """
 
 import argparse
+import atexit
 import contextlib
 import json
 import os
@@ -52,6 +53,7 @@ class Server:
         self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - as long as the server
         command = [sys.executable, "-m", "ovml_deploy.cli", "serve", "--port", "0", *options]
         self.process = subprocess.Popen(command, stderr=self._log)
+        atexit.register(self.process.kill)  # should this one fail
         self.url = self._started()
         self.ask("GET", "/readyz")
         self.ready_after = time.perf_counter() - start
@@ -100,7 +102,11 @@ def measure_speed(engine: str, device: str, images: Sequence[bytes], seconds: fl
     tagger = Tagger.load(engine, device)
     rows = [["clients", "server, images/s", "engine alone", "share", "p50 / p95 / p99 ms"]]
     rows[0] += ["images a batch", "queue ms, median", "CPU ms an image, server / alone"]
-    server = Server("--engine", engine, "--device", device)
+    options = ["--engine", engine, "--device", device]
+    if tagger.bundle.default_vocabulary is None:
+        tagger.use_vocabulary(_WORDS["animals"])
+        options += ["--labels", ",".join(_WORDS["animals"])]
+    server = Server(*options)
     print(f"ready {server.ready_after:.2f} s after its start", flush=True)
     for clients in (1, 8, 64):
         apply(Load(server.url, images, 2.0, clients))
