@@ -92,12 +92,13 @@ def serve_command(
 
 
 def _start(vocab: str | None, labels: str | None) -> tuple[str, tuple[str, ...]] | None:
-    from ovml_deploy.runtime.labels import check_labels, read_labels
+    from ovml_deploy.runtime.labels import check_labels
+    from ovml_deploy.serving.vocabularies import read_named_labels
 
     if vocab is not None and labels is not None:
         raise UsageError("Give --vocab or --labels, not both.")
     if vocab is not None:
-        return Path(vocab).stem.lower().replace(" ", "-"), read_labels(vocab)
+        return read_named_labels(vocab)
     if labels is not None:
         return "start", check_labels(word for word in labels.split(",") if word.strip())
     return None

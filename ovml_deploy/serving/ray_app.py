@@ -18,13 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ovml_deploy.commandline import needs_extra
 from ovml_deploy.errors import DeviceError, UsageError
 from ovml_deploy.runtime.engine import Engine
-from ovml_deploy.runtime.labels import check_labels, read_labels
+from ovml_deploy.runtime.labels import check_labels
 from ovml_deploy.serving.http.app import create_app
 from ovml_deploy.serving.http.problems import Problem
 from ovml_deploy.serving.server import warm
 from ovml_deploy.serving.service import Service
 from ovml_deploy.serving.settings import Settings, read_api_key
 from ovml_deploy.serving.state_folder import check_name
+from ovml_deploy.serving.vocabularies import read_named_labels
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -51,9 +52,9 @@ class Arguments(BaseModel):
     insecure: bool = False
     device: str = "auto"
     precision: str = "auto"
-    max_batch: int = Field(8, ge=1)
-    max_delay_ms: float = Field(2.0, ge=0)
-    max_queue: int = Field(128, ge=1)
+    max_batch: int = Field(Settings.max_batch, ge=1)
+    max_delay_ms: float = Field(1e3 * Settings.max_delay, ge=0)
+    max_queue: int = Field(Settings.max_queue, ge=1)
 
     def settings(self) -> Settings:
         """Return the settings of a replica, whose key is read where it runs. Raises UsageError."""
@@ -160,9 +161,8 @@ def _application(args: Arguments) -> FastAPI:
 
 
 def _words(vocab: str) -> dict[str, Any]:
-    name = Path(vocab).stem.lower().replace(" ", "-")
-    check_name(name)
-    return {"name": name, "labels": list(read_labels(vocab))}
+    name, labels = read_named_labels(vocab)
+    return {"name": name, "labels": list(labels)}
 
 
 def _checked(words: Any) -> tuple[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ovml_deploy.errors import LabelError, OvmlError, VocabularyError
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
-from ovml_deploy.runtime.labels import LabelSource, split_groups
+from ovml_deploy.runtime.labels import LabelSource, read_labels, split_groups
 from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 from ovml_deploy.serving.errors import (
     ConflictError,
@@ -358,6 +358,13 @@ class VocabularyStore:
         with self._changed, suppress(_StoppedError):
             self._own[name] = replace(self._slot_of(name, request), error=error)
             self._changed.notify_all()
+
+
+def read_named_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
+    """Return the name that a label file stands for, and its labels. Raises LabelError, VocabularyError."""
+    name = Path(path).stem.lower().replace(" ", "-")
+    check_name(name)
+    return name, read_labels(path)
 
 
 def _of_bundle(bundle: Bundle) -> dict[str, Slot]:

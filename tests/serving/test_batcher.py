@@ -2,11 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
+from in_process import Held
 from stores import SOON
 
 from ovml_deploy.errors import DeviceError, OverloadedError
@@ -14,31 +14,6 @@ from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.selfcheck import relative_error
 from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.serving.batcher import Batcher
-
-
-class Gate:
-    """An engine whose encoder waits until it is let go, and counts its batches."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.open = threading.Event()
-        self.batches: list[int] = []
-        self.error: BaseException | None = None
-        self._engine = engine
-        self.match = engine.match
-
-    def encode(self, pixels: np.ndarray):
-        self.batches.append(len(pixels))
-        self.open.wait()
-        if self.error is not None:
-            raise self.error
-        return self._engine.encode(pixels)
-
-
-@pytest.fixture
-def gate(engine: Engine) -> Iterator[Gate]:
-    gate = Gate(engine)
-    yield gate
-    gate.open.set()
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +53,18 @@ def test_every_caller_gets_its_own_answer(engine: Engine, images) -> None:
     batcher.close()
 
 
-def test_images_that_wait_share_a_batch(gate: Gate, images) -> None:
+def test_images_that_wait_share_a_batch(held: Held, images) -> None:
     seen: list[tuple[int, float]] = []
-    batcher = Batcher(gate, max_batch=4, max_delay=0.0, observe=lambda *batch: seen.append(batch))
+    batcher = Batcher(held, max_batch=4, max_delay=0.0, observe=lambda *batch: seen.append(batch))
     futures = [batcher.submit(images[0], None)]
-    while not gate.batches:
+    while not held.batches:
         time.sleep(0.001)
     futures += batcher.submit_many([*images[:9]], None)
     assert batcher.waiting == 9
-    gate.open.set()
+    held.open.set()
     found = [future.result() for future in futures]
-    assert gate.batches == [1, 4, 4, 1]
-    assert [size for size, _ in seen] == gate.batches
+    assert held.batches == [1, 4, 4, 1]
+    assert [size for size, _ in seen] == held.batches
     assert [one.batch for one in found] == [1, *[4] * 8, 1]
     assert all(one.took > 0 for one in found)
     batcher.close()
@@ -113,10 +88,10 @@ def test_who_comes_alone_does_not_wait(engine: Engine, images) -> None:
     batcher.close()
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(gate: Gate, images) -> None:
-    batcher = Batcher(gate, max_batch=2, max_delay=0.0, max_queue=4)
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(held: Held, images) -> None:
+    batcher = Batcher(held, max_batch=2, max_delay=0.0, max_queue=4)
     batcher.submit(images[0], None)
-    while not gate.batches:
+    while not held.batches:
         time.sleep(0.001)
     waiting = batcher.submit_many([*images[:3]], None)
     with pytest.raises(OverloadedError, match="3 images wait already, and at most 4 may") as full:
@@ -125,7 +100,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(gate: Gate, ima
     assert batcher.waiting == 3  # all or none
     assert waiting[0].cancel()
     waiting += batcher.submit_many([*images[:2]], None)  # who hung up makes room
-    gate.open.set()
+    held.open.set()
     wait(waiting)
     with pytest.raises(CancelledError):
         waiting[0].result()
@@ -133,39 +108,39 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(gate: Gate, ima
     batcher.close()
 
 
-def test_one_image_may_go_before_all_others_even_into_a_full_queue(gate: Gate, images) -> None:
-    batcher = Batcher(gate, max_batch=1, max_delay=0.0, max_queue=2)
+def test_one_image_may_go_before_all_others_even_into_a_full_queue(held: Held, images) -> None:
+    batcher = Batcher(held, max_batch=1, max_delay=0.0, max_queue=2)
     order: list[str] = []
     batcher.submit(images[0], None)
-    while not gate.batches:
+    while not held.batches:
         time.sleep(0.001)
     waiting = batcher.submit_many([*images[1:3]], None)
     waiting.append(batcher.submit_first(images[3]))
     for name, future in zip(("second", "third", "first"), waiting, strict=True):
         future.add_done_callback(lambda _, name=name: order.append(name))
-    gate.open.set()
+    held.open.set()
     batcher.close()  # when all are done
     assert order == ["first", "second", "third"]
 
 
-def test_a_failing_batch_fails_alone(gate: Gate, images) -> None:
-    batcher = Batcher(gate, max_delay=0.0)
-    gate.error = DeviceError("out of memory")
-    gate.open.set()
+def test_a_failing_batch_fails_alone(held: Held, images) -> None:
+    batcher = Batcher(held, max_delay=0.0)
+    held.error = DeviceError("out of memory")
+    held.open.set()
     with pytest.raises(DeviceError, match="out of memory"):
         batcher.submit(images[0], None).result()
-    gate.error = None
+    held.error = None
     assert batcher.submit(images[0], None).result().batch == 1
     assert batcher.alive
     batcher.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_engine_is_seen_and_nobody_waits_for_it(gate: Gate, images) -> None:
-    batcher = Batcher(gate, max_batch=1, max_delay=0.0)
-    gate.error = MemoryError("no more")
+def test_a_dead_engine_is_seen_and_nobody_waits_for_it(held: Held, images) -> None:
+    batcher = Batcher(held, max_batch=1, max_delay=0.0)
+    held.error = MemoryError("no more")
     futures = [batcher.submit(image, None) for image in images[:3]]
-    gate.open.set()
+    held.open.set()
     wait(futures[1:], timeout=30)
     for future in futures[1:]:
         with pytest.raises(DeviceError, match="The engine stopped: no more"):
@@ -179,15 +154,15 @@ def test_a_dead_engine_is_seen_and_nobody_waits_for_it(gate: Gate, images) -> No
 
 
 @pytest.mark.parametrize("drain", [True, False])
-def test_closing_ends_what_waits(gate: Gate, images, drain: bool) -> None:
-    batcher = Batcher(gate, max_batch=1, max_delay=0.0)
+def test_closing_ends_what_waits(held: Held, images, drain: bool) -> None:
+    batcher = Batcher(held, max_batch=1, max_delay=0.0)
     futures = [batcher.submit(image, None) for image in images[:3]]
-    while not gate.batches:
+    while not held.batches:
         time.sleep(0.001)
     closing = threading.Thread(target=batcher.close, args=(drain,))
     closing.start()
     time.sleep(0.05)
-    gate.open.set()
+    held.open.set()
     closing.join(30)
     assert not closing.is_alive()
     assert futures[0].result().batch == 1
@@ -201,20 +176,20 @@ def test_closing_ends_what_waits(gate: Gate, images, drain: bool) -> None:
         batcher.submit(images[0], None)
 
 
-def test_a_device_that_fails_for_good_ends_the_engine(gate: Gate, images) -> None:
+def test_a_device_that_fails_for_good_ends_the_engine(held: Held, images) -> None:
     """One batch may fail for a passing reason; so many in a row do not."""
     died = threading.Event()
-    batcher = Batcher(gate, max_batch=1, max_delay=0.0, died=died.set)
-    gate.open.set()
-    gate.error = DeviceError("out of memory")
+    batcher = Batcher(held, max_batch=1, max_delay=0.0, died=died.set)
+    held.open.set()
+    held.error = DeviceError("out of memory")
     for _ in range(7):
-        assert batcher.submit(images[0], None).exception(SOON) is gate.error
-    gate.error = None
+        assert batcher.submit(images[0], None).exception(SOON) is held.error
+    held.error = None
     assert batcher.submit(images[0], None).result(SOON).batch == 1  # it recovered
-    gate.error = DeviceError("the device is lost")
+    held.error = DeviceError("the device is lost")
     for _ in range(8):
         assert not died.is_set()
-        assert batcher.submit(images[0], None).exception(SOON) is gate.error
+        assert batcher.submit(images[0], None).exception(SOON) is held.error
     assert died.wait(SOON)
     assert not batcher.alive
-    assert batcher.failure is gate.error
+    assert batcher.failure is held.error

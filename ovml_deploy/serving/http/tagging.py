@@ -1,7 +1,7 @@
 """Tagging over HTTP: images to tags at once, or by way of features that the client keeps."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -95,21 +95,8 @@ async def tag(request: Request, service: ServiceOf, given: _Query) -> Response:
         return choice, await service.tag(sent.images, choice, options.top_k, options.threshold)
 
     choice, items = await unless_gone(request, work())
-    items = _checked(sent, items)
-    return json_response(
-        {
-            "vocabulary": _used(choice),
-            "results": [
-                {
-                    "name": name,
-                    "tags": item.tags,
-                    "times": _times(item.times),
-                    "error": item.error,
-                }
-                for name, item in zip(sent.names, items, strict=True)
-            ],
-        }
-    )
+    found = _results(sent, items, lambda i: {"tags": i.tags, "times": _times(i.times)})
+    return json_response({"vocabulary": _used(choice), "results": found})
 
 
 @router.post(
@@ -121,16 +108,15 @@ async def tag(request: Request, service: ServiceOf, given: _Query) -> Response:
 async def encode(request: Request, service: ServiceOf) -> Response:
     """Encode images into features, to be kept and matched later with any words."""
     sent = await read_images(request, {})
-    items = _checked(sent, await unless_gone(request, service.encode(sent.images)))
-    found = [
-        {
-            "name": name,
+    items = await unless_gone(request, service.encode(sent.images))
+    found = _results(
+        sent,
+        items,
+        lambda i: {
             "features": None if i.features is None else schemas.Features.of(i.features),
             "times": _times(i.times),
-            "error": i.error,
-        }
-        for name, i in zip(sent.names, items, strict=True)
-    ]
+        },
+    )
     return json_response({"model": service.engine.bundle.model_hash, "results": found})
 
 
@@ -146,15 +132,12 @@ async def attention(request: Request, service: ServiceOf) -> Response:
     Only where ``/v1/model`` says that the model tells; otherwise status 422.
     """
     sent = await read_images(request, {})
-    items = _checked(sent, await unless_gone(request, service.look(sent.images)))
-    found = [
-        {
-            "name": name,
-            "grid": None if i.attention is None else schemas.Attention.of(i.attention),
-            "error": i.error,
-        }
-        for name, i in zip(sent.names, items, strict=True)
-    ]
+    items = await unless_gone(request, service.look(sent.images))
+    found = _results(
+        sent,
+        items,
+        lambda i: {"grid": None if i.attention is None else schemas.Attention.of(i.attention)},
+    )
     return json_response({"model": service.engine.bundle.model_hash, "results": found})
 
 
@@ -208,11 +191,19 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def _checked(sent: Sent, items: list[Item]) -> list[Item]:
-    """An image that is the request itself has no result to put its error into."""
+def _results(
+    sent: Sent, items: Sequence[Item], told: Callable[[Item], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return what is ``told`` of each image, with its name and error.
+
+    Raises ImageError for an image that is the request itself: that has no result to hold its error.
+    """
     if sent.alone and items[0].error is not None:
         raise ImageError(items[0].error)
-    return items
+    return [
+        {"name": name, **told(item), "error": item.error}
+        for name, item in zip(sent.names, items, strict=True)
+    ]
 
 
 def _used(choice: Choice) -> dict[str, Any]:
