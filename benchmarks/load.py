@@ -4,7 +4,6 @@ Each client keeps one connection and sends the same few requests in turn, writte
 """
 
 import asyncio
-import json
 import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import numpy as np
+import orjson
 
 _CONNECTIONS = 400  # of an open loop
 
@@ -155,7 +155,7 @@ class _Run:
         taken = time.perf_counter() - start
         batch, queue = 0, 0.0
         if status == 200:
-            answer = json.loads(body)
+            answer = orjson.loads(body)
             times = answer["results"][0]["times"]
             batch, queue = times["batch"], times["queue_ms"]
             words = self._load.words.get(answer["vocabulary"]["name"])

@@ -1,12 +1,13 @@
 """What a server costs beside its engine, and how it bears swaps and too many clients.
 
     python benchmarks/server.py [--engine build/qks] [--device auto] [--what speed,swaps,overload]
-                                [--photos ../shared/photos] [--seconds 15]
+                                [--photos ../shared/photos] [--seconds 30]
 
 A real server in a process of its own, clients in another, on the same machine, so that all three
 share its cores. ``speed``: images tagged a second at 1, 8 and 64 clients against the engine alone
 (``Tagger.tag`` one by one, and ``Tagger.tag_many`` in batches as large as the server's, both from the
-same encoded images), taking turns. ``swaps``: 64 clients while the active vocabulary changes 1,000
+same encoded images), taking turns of 3 s, ``--seconds`` for each; the share is the median of the turns'
+(and their quartiles), for machines drift. ``swaps``: 64 clients while the active vocabulary changes 1,000
 times. ``overload``: ten times as many requests as it can bear, for ``--overload-seconds``.
 """
 
@@ -42,6 +43,7 @@ _WORDS = {
     "things": ("cup", "car", "boat", "chair", "flower", "clock"),
 }
 _ROUNDS = 2
+_TURN = 3.0  # seconds
 
 
 class Server:
@@ -112,16 +114,16 @@ def measure_speed(engine: str, device: str, images: Sequence[bytes], seconds: fl
         apply(Load(server.url, images, 2.0, clients))
         _alone(tagger, images, 2.0, clients)
         rates, alone, answers, cost = [], [], [], []
-        for _ in range(_ROUNDS):  # they take turns
+        for _ in range(max(2, round(seconds / _TURN))):
             before = server.cpu_seconds(), time.process_time()
-            answers.append(apply(Load(server.url, images, seconds, clients)))
+            answers.append(apply(Load(server.url, images, _TURN, clients)))
             rates.append(answers[-1].rate)
             middle = server.cpu_seconds(), time.process_time()
-            alone.append(_alone(tagger, images, seconds, clients))
+            alone.append(_alone(tagger, images, _TURN, clients))
             cost.append(
                 (
                     1e3 * (middle[0] - before[0]) / len(answers[-1].sent),
-                    1e3 * (time.process_time() - middle[1]) / (alone[-1] * seconds),
+                    1e3 * (time.process_time() - middle[1]) / (alone[-1] * _TURN),
                 )
             )
         shares = [a / b for a, b in zip(rates, alone, strict=True)]
@@ -132,7 +134,7 @@ def measure_speed(engine: str, device: str, images: Sequence[bytes], seconds: fl
                 str(clients),
                 f"{np.mean(rates):.1f}",
                 f"{np.mean(alone):.1f}",
-                f"{np.mean(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})",
+                "{:.2f} ({:.2f} to {:.2f})".format(*np.quantile(shares, (0.5, 0.25, 0.75))),
                 " / ".join(f"{np.mean([a.quantile(q) for a in answers]):.0f}" for q in _QUANTILES),
                 f"{np.mean([a.batch.mean() for a in answers]):.1f}",
                 f"{np.mean([np.median(a.queue_ms) for a in answers]):.1f}",
@@ -287,7 +289,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--what", default="speed,swaps,overload")
     parser.add_argument("--photos", default="../shared/photos")
-    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     given = parser.parse_args()
     images = read_images(given.photos)

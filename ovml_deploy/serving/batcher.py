@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from ovml_deploy.runtime.vocabulary import Vocabulary
 
 _LONGEST_WAIT = 60.0  # seconds that a caller is asked to stay away at most
 _SHORTEST_WAIT = 0.1
+_PATIENCE = 0.3  # of the last batch's time, to wait for images that are still being decoded
 _FAILURES = 8  # batches in a row after which a device will not recover; no input can cause them
 
 
@@ -46,12 +47,12 @@ class _Job:
 class Batcher:
     """Runs images through an engine in batches; safe for threads.
 
-    A batch starts with the oldest image and takes what else is there, up to ``max_batch``; it waits
-    for more no longer than ``max_delay`` seconds, and not at all while images keep coming faster
-    than they are computed, nor for an image that comes alone after one that came alone. Images with
-    different vocabularies share the encoder. At most ``max_queue`` images wait. ``observe`` is called
-    with (images, seconds) of each batch, ``died`` where the thread ends by itself, both on the
-    thread.
+    A batch starts with the oldest image and takes what else is there, up to ``max_batch``. For more,
+    an idle engine waits ``max_delay`` seconds, and for those that are expected up to a part of what
+    the last batch took; not at all for an image that comes alone after one that came alone. Images
+    with different vocabularies share the encoder. At most ``max_queue`` images wait. ``observe`` is
+    called with (images, seconds) of each batch, ``died`` where the thread ends by itself, both on
+    the thread.
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class Batcher:
         self._observe = observe or (lambda images, seconds: None)
         self._died = died or (lambda: None)
         self._jobs: deque[_Job] = deque()
+        self._expected: set[Future[Matched]] = set()
         self._changed = threading.Condition()
         self._closing = False
         self._last_batch = 1
+        self._last_took = 0.0
         self._failed = 0  # batches since one that succeeded
         self._seconds_an_image = 0.0  # a moving average, to tell callers when to come back
         self._thread = threading.Thread(target=self._run, name="ovml-engine", daemon=True)
@@ -89,12 +92,47 @@ class Batcher:
         """How many images are in the queue."""
         return len(self._jobs)
 
-    def submit(self, pixels: np.ndarray, vocabulary: Vocabulary | None) -> "Future[Matched]":
+    def expect(self) -> "Future[Matched]":
+        """Return the future of an image that comes soon; :meth:`submit` or :meth:`forget` follows."""
+        future: Future[Matched] = Future()
+        with self._changed:
+            self._expected.add(future)
+        return future
+
+    def forget(self, future: "Future[Matched]", error: BaseException) -> None:
+        """Expect an image no more, because of an error, which its future has unless cancelled."""
+        with self._changed:
+            self._expected.discard(future)
+            self._changed.notify()
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
+
+    def submit(
+        self,
+        pixels: np.ndarray,
+        vocabulary: Vocabulary | None,
+        future: "Future[Matched] | None" = None,
+    ) -> "Future[Matched]":
         """Queue an image (uint8 ``[H, W, 3]``); cancelling the future frees its place.
 
-        Raises OverloadedError where the queue is full, DeviceError where the engine is gone.
+        ``future``: the image's own, where it was expected. Raises OverloadedError where the queue is
+        full, DeviceError where the engine is gone.
         """
-        return self.submit_many([pixels], vocabulary)[0]
+        job = _Job(pixels, vocabulary, future or Future(), time.monotonic())
+        with self._changed:
+            self._expected.discard(job.future)
+            self._check_open()
+            if len(self._jobs) >= self._max_queue:
+                self._forget_cancelled()
+            if len(self._jobs) >= self._max_queue:
+                raise OverloadedError(
+                    f"{len(self._jobs)} images wait already, and at most {self._max_queue} may. Come "
+                    "back later, or send fewer at once.",
+                    self.expected_wait(len(self._jobs) + 1),
+                )
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.future
 
     def submit_first(self, pixels: np.ndarray) -> "Future[Matched]":
         """Queue an image before all others, however many wait; otherwise as :meth:`submit`."""
@@ -104,26 +142,6 @@ class Batcher:
             self._jobs.appendleft(job)
             self._changed.notify()
         return job.future
-
-    def submit_many(
-        self, images: Sequence[np.ndarray], vocabulary: Vocabulary | None
-    ) -> "list[Future[Matched]]":
-        """Queue several images, all or none of them; otherwise as :meth:`submit`."""
-        now = time.monotonic()
-        jobs = [_Job(pixels, vocabulary, Future(), now) for pixels in images]
-        with self._changed:
-            self._check_open()
-            if len(self._jobs) + len(jobs) > self._max_queue:
-                self._forget_cancelled()
-            if len(self._jobs) + len(jobs) > self._max_queue:
-                raise OverloadedError(
-                    f"{len(self._jobs)} images wait already, and at most {self._max_queue} may. Come "
-                    "back later, or send fewer at once.",
-                    self.expected_wait(len(self._jobs) + len(jobs)),
-                )
-            self._jobs.extend(jobs)
-            self._changed.notify()
-        return [job.future for job in jobs]
 
     def expected_wait(self, images: int) -> float:
         """Return how many seconds so many images will take, as far as is known, 0.1 to 60."""
@@ -164,15 +182,15 @@ class Batcher:
     def _next_batch(self) -> list[_Job] | None:
         """Wait for images; None at the end. A job that is taken can no longer be cancelled."""
         with self._changed:
+            idle_since = time.monotonic()
             while True:
                 while not self._jobs:
                     if self._closing:
                         return None
                     self._changed.wait()
-                delay = self._max_delay if max(self._last_batch, len(self._jobs)) > 1 else 0.0
-                until = self._jobs[0].queued + delay
-                while len(self._jobs) < self._max_batch and not self._closing:
-                    left = until - time.monotonic()
+                start = max(self._jobs[0].queued, idle_since)
+                while self._jobs and len(self._jobs) < self._max_batch and not self._closing:
+                    left = start + self._delay() - time.monotonic()
                     if left <= 0:
                         break
                     self._changed.wait(left)
@@ -184,6 +202,12 @@ class Batcher:
                 if batch:
                     self._last_batch = len(batch)
                     return batch
+
+    def _delay(self) -> float:
+        """Return for how many seconds an idle engine may wait for more images."""
+        if max(self._last_batch, len(self._jobs) + len(self._expected)) == 1:
+            return 0.0
+        return max(self._max_delay, _PATIENCE * self._last_took if self._expected else 0.0)
 
     def _compute(self, batch: list[_Job]) -> None:
         start = time.monotonic()
@@ -198,7 +222,7 @@ class Batcher:
                 return
             raise
         self._failed = 0
-        took = time.monotonic() - start
+        took = self._last_took = time.monotonic() - start
         share = took / len(batch)
         self._seconds_an_image += 0.2 * (share - self._seconds_an_image)
         for job, (features, logits, winners) in zip(batch, found, strict=True):

@@ -1,6 +1,7 @@
 """A server from its start to its end: the engine warm, ports open, drained on SIGTERM."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -79,6 +80,7 @@ def serve(
     """
     listener = address.bind()
     warm(engine, settings.max_batch)
+    gc.freeze()  # or each full collection would walk through all that was imported
     run = _Run(engine, settings, listener, is_loopback(address.host) and not settings.api_key)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

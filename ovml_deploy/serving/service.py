@@ -7,10 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from ovml_deploy.errors import ImageError, OverloadedError, UsageError
 from ovml_deploy.runtime.engine import Engine
@@ -19,6 +17,7 @@ from ovml_deploy.runtime.results import Tag, select_tags
 from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.serving.batcher import Batcher, Matched
 from ovml_deploy.serving.canary import Canary
+from ovml_deploy.serving.decoders import Decoders, on_thread
 from ovml_deploy.serving.errors import StoppingError
 from ovml_deploy.serving.inline import NAME as INLINE
 from ovml_deploy.serving.inline import InlineVocabularies
@@ -33,9 +32,6 @@ logger = logging.getLogger(__name__)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 _MOST_TAGS = 200_000  # of all images of a request
-
-_Given = TypeVar("_Given")
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -96,8 +92,7 @@ class Service:
         self._inline = InlineVocabularies(
             engine, settings.max_inline_labels, settings.limits.label_chars
         )
-        self._decoders = ThreadPoolExecutor(settings.decoders, "ovml-decode")
-        self._decoders.submit(Image.init)  # loads the formats, or the first image would wait for it
+        self._decoders = Decoders(settings.decoders, self._decode, self.batcher)
         self._matcher = ThreadPoolExecutor(1, "ovml-match")
         self._inside = 0
         self._bytes_inside = 0
@@ -199,7 +194,7 @@ class Service:
                 ]
 
         with self.places(len(features)):
-            return await _given(self._matcher, work, features)
+            return await on_thread(self._matcher, work, features)
 
     @contextmanager
     def places(self, images: int) -> Iterator[None]:
@@ -247,7 +242,7 @@ class Service:
         """Finish what is inside (or drop it), then end the threads. Not from the event loop."""
         self.stopping = True
         self.batcher.close(drain)
-        self._decoders.shutdown(cancel_futures=True)
+        self._decoders.close()
         self._matcher.shutdown(cancel_futures=True)
         self._inline.close()
         self.vocabularies.close()
@@ -268,8 +263,8 @@ class Service:
         threshold: float | None,
     ) -> Item:
         found = await self._compute(image, choice.vocabulary)
-        if isinstance(found, ImageError):
-            return Item(error=str(found))
+        if isinstance(found, Item):
+            return found
         matched, times = found
         assert matched.logits is not None  # for there was a vocabulary
         assert matched.winners is not None
@@ -278,51 +273,52 @@ class Service:
 
     async def _encode(self, image: bytes | np.ndarray | ImageError) -> Item:
         found = await self._compute(image, None)
-        if isinstance(found, ImageError):
-            return Item(error=str(found))
+        if isinstance(found, Item):
+            return found
         return Item((), found[0].features, times=found[1])
 
     async def _look(self, image: bytes | ImageError) -> Item:
         try:
-            pixels, _ = await self._pixels(image)
+            if isinstance(image, ImageError):
+                raise image
+            pixels = await self._decoders.decode(image)
         except ImageError as error:
-            return Item(error=str(error))
-        attention = await _given(self._matcher, self.engine.look, pixels[None])
+            return self._unreadable(error)
+        attention = await on_thread(self._matcher, self.engine.look, pixels[None])
         assert attention is not None  # for there is a grid
         return Item(attention=attention[0])
 
     async def _compute(
         self, image: bytes | np.ndarray | ImageError, vocabulary: Vocabulary | None
-    ) -> tuple[Matched, Times] | ImageError:
-        try:
-            pixels, decode = await self._pixels(image)
-        except ImageError as error:
-            return error
-        matched = await asyncio.wrap_future(self.batcher.submit(pixels, vocabulary))
-        self.metrics.queue_seconds.observe(matched.waited)
-        self.metrics.images.inc()
-        times = Times(1e3 * decode, 1e3 * matched.waited, 1e3 * matched.took, matched.batch)
-        return matched, times
-
-    async def _pixels(self, image: bytes | np.ndarray | ImageError) -> tuple[np.ndarray, float]:
-        """Return pixels, and the seconds that it took to decode them. Raises ImageError."""
-        if isinstance(image, np.ndarray):
-            return image, 0.0
+    ) -> tuple[Matched, Times] | Item:
+        """Return what the engine found, or the error of an image that cannot be read."""
+        decoded = 0.0
         try:
             if isinstance(image, ImageError):
                 raise image
-            return await _given(self._decoders, self._decode, image)
-        except ImageError:
-            self.metrics.errors.labels("image").inc()
-            raise
+            if isinstance(image, np.ndarray):
+                matched = await asyncio.wrap_future(self.batcher.submit(image, vocabulary))
+            else:
+                decoding = self._decoders.submit(image, vocabulary)
+                matched = await decoding.matched()
+                decoded = decoding.seconds
+        except ImageError as error:
+            return self._unreadable(error)
+        self.metrics.queue_seconds.observe(matched.waited)
+        self.metrics.images.inc()
+        times = Times(1e3 * decoded, 1e3 * matched.waited, 1e3 * matched.took, matched.batch)
+        return matched, times
 
-    def _decode(self, image: bytes) -> tuple[np.ndarray, float]:
+    def _unreadable(self, error: ImageError) -> Item:
+        self.metrics.errors.labels("image").inc()
+        return Item(error=str(error))
+
+    def _decode(self, image: bytes) -> np.ndarray:
         start = perf_counter()
         opened = open_image(image, self.settings.max_pixels, FORMATS)
         pixels = self.engine.bundle.preprocessing(opened)
-        seconds = perf_counter() - start
-        self.metrics.took("decode", seconds)
-        return pixels, seconds
+        self.metrics.took("decode", perf_counter() - start)
+        return pixels
 
     def _select(
         self,
@@ -347,20 +343,6 @@ class Service:
                 f"{images} images of {width:,} tags are too much for an answer: at most "
                 f"{_MOST_TAGS:,} tags may be. Choose a smaller top_k, or send fewer images."
             )
-
-
-async def _given(
-    pool: ThreadPoolExecutor, work: Callable[[_Given], _Found], given: _Given
-) -> _Found:
-    """Do some work on a thread. What was given is let go at once where nobody waits any more.
-
-    A pool keeps what it was told to do until its turn, even if that is cancelled.
-    """
-    held = [given]
-    try:
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: work(held[0]))
-    finally:
-        held.clear()
 
 
 async def _all(items: Iterator) -> list[Item]:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from ovml_deploy.errors import DeviceError, OverloadedError
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.selfcheck import relative_error
 from ovml_deploy.runtime.vocabulary import Vocabulary
-from ovml_deploy.serving.batcher import Batcher
+from ovml_deploy.serving.batcher import Batcher, Matched
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,10 @@ def words(engine: Engine, seed: int, count: int = 9) -> Vocabulary:
     embeddings = np.random.default_rng(seed).normal(0, 0.3, (count, bundle.label_dim))
     labels = tuple(f"label {index}" for index in range(count))
     return Vocabulary("random", labels, embeddings, bundle.text_hash, bundle.prompt_hash)
+
+
+def submit_all(batcher: Batcher, images: np.ndarray) -> "list[Future[Matched]]":
+    return [batcher.submit(image, None) for image in images]
 
 
 def test_every_caller_gets_its_own_answer(engine: Engine, images) -> None:
@@ -59,7 +63,7 @@ def test_images_that_wait_share_a_batch(held: Held, images) -> None:
     futures = [batcher.submit(images[0], None)]
     while not held.batches:
         time.sleep(0.001)
-    futures += batcher.submit_many([*images[:9]], None)
+    futures += submit_all(batcher, images[:9])
     assert batcher.waiting == 9
     held.open.set()
     found = [future.result() for future in futures]
@@ -72,12 +76,36 @@ def test_images_that_wait_share_a_batch(held: Held, images) -> None:
 
 def test_a_batch_waits_for_company_but_not_for_long(engine: Engine, images) -> None:
     batcher = Batcher(engine, max_batch=8, max_delay=0.3)
-    together = [future.result(SOON) for future in batcher.submit_many(images[:2], None)]
+    together = [future.result(SOON) for future in submit_all(batcher, images[:2])]
     assert [found.batch for found in together] == [2, 2]
     assert all(found.waited >= 0.3 for found in together)
     first = batcher.submit(images[0], None)
     second = batcher.submit(images[1], None)
     assert (first.result(SOON).batch, second.result(SOON).batch) == (2, 2)
+    batcher.close()
+
+
+def test_a_batch_waits_for_what_is_expected_a_part_of_the_last_one(held: Held, images) -> None:
+    batcher = Batcher(held, max_batch=8, max_delay=0.0)
+    slow = batcher.submit(images[0], None)
+    time.sleep(1.0)
+    held.open.set()
+    assert slow.result(SOON).took >= 1.0  # so that others are waited for
+    coming = [batcher.expect(), batcher.expect()]
+    first = batcher.submit(images[0], None)
+    time.sleep(0.05)
+    assert not first.done()
+    batcher.submit(images[1], None, coming[0])
+    batcher.forget(coming[1], ValueError("no image"))  # then there is nothing to wait for
+    assert [f.result(SOON).batch for f in (first, coming[0])] == [2, 2]
+    assert first.result().waited < 0.3
+    with pytest.raises(ValueError, match="no image"):
+        coming[1].result()
+    never = batcher.expect()
+    assert never.cancel()
+    assert batcher.submit(images[2], None).result(SOON).batch == 1  # waited for in vain
+    batcher.forget(never, ValueError("too late"))
+    assert never.cancelled()
     batcher.close()
 
 
@@ -93,13 +121,13 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(held: Held, ima
     batcher.submit(images[0], None)
     while not held.batches:
         time.sleep(0.001)
-    waiting = batcher.submit_many([*images[:3]], None)
-    with pytest.raises(OverloadedError, match="3 images wait already, and at most 4 may") as full:
-        batcher.submit_many([*images[:2]], None)
+    waiting = submit_all(batcher, images[:4])
+    with pytest.raises(OverloadedError, match="4 images wait already, and at most 4 may") as full:
+        batcher.submit(images[4], None)
     assert 0 < full.value.retry_after <= 60
-    assert batcher.waiting == 3  # all or none
+    assert batcher.waiting == 4
     assert waiting[0].cancel()
-    waiting += batcher.submit_many([*images[:2]], None)  # who hung up makes room
+    waiting += submit_all(batcher, images[4:5])  # who hung up makes room
     held.open.set()
     wait(waiting)
     with pytest.raises(CancelledError):
@@ -114,7 +142,7 @@ def test_one_image_may_go_before_all_others_even_into_a_full_queue(held: Held, i
     batcher.submit(images[0], None)
     while not held.batches:
         time.sleep(0.001)
-    waiting = batcher.submit_many([*images[1:3]], None)
+    waiting = submit_all(batcher, images[1:3])
     waiting.append(batcher.submit_first(images[3]))
     for name, future in zip(("second", "third", "first"), waiting, strict=True):
         future.add_done_callback(lambda _, name=name: order.append(name))

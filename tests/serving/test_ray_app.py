@@ -2,12 +2,9 @@
 
 import json
 import re
-import secrets
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
+from local_ray import local_ray
 from pydantic import ValidationError
 
 from ovml_deploy.errors import LabelError, UsageError
@@ -93,35 +91,18 @@ def arguments(
 
 @pytest.fixture(scope="module")
 def client(arguments: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    import ray
     from ray import serve
 
-    own = tmp_path_factory.mktemp("ray")
-    (own / "token").write_text(secrets.token_hex(32))
-    (own / "no-torch").mkdir()
-    (own / "no-torch/torch.py").write_text("raise ImportError('a replica needs no torch')")
-    port, temporary = _free_port(), tempfile.mkdtemp(prefix="ray")  # a short path, for sockets
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(own / "token"))  # or it makes one at home
-        variables = {"PYTHONPATH": str(own / "no-torch"), "OMP_NUM_THREADS": "1"}
-        ray.init(
-            address="local",  # and not one that is found running here
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=100 << 20,
-            runtime_env={"env_vars": variables},
-            _temp_dir=temporary,
-        )
+    no_torch = tmp_path_factory.mktemp("no-torch")
+    (no_torch / "torch.py").write_text("raise ImportError('a replica needs no torch')")
+    port = _free_port()
+    with local_ray(2, {"PYTHONPATH": str(no_torch)}):
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
             deploy(arguments)
             yield Client(port)
         finally:
             serve.shutdown()
-            ray.shutdown()
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def deploy(arguments: dict[str, str], user_config: dict[str, Any] | None = None) -> None:

@@ -1,11 +1,7 @@
 """What all fronts of the server share."""
 
 import asyncio
-import gc
-import threading
-import weakref
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +13,7 @@ from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.images import open_image
 from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.serving.errors import StoppingError
-from ovml_deploy.serving.service import Choice, Service, _given
+from ovml_deploy.serving.service import Choice, Service
 from ovml_deploy.serving.settings import Settings
 
 _Found = TypeVar("_Found")
@@ -82,36 +78,6 @@ def test_what_came_before_the_end_is_finished(engine: Engine, pictures: list[Pat
         return len((await service.tag([image], choice))[0].tags)
 
     assert with_service(engine, work) == 2
-
-
-def test_an_image_is_let_go_where_nobody_waits_for_it(engine: Engine) -> None:
-    """A pool keeps what it shall do until its turn, even if that was cancelled."""
-
-    async def work(service: Service) -> bool:
-        hold, begun = threading.Event(), threading.Event()
-
-        def occupied() -> None:
-            begun.set()
-            hold.wait()
-
-        pool = ThreadPoolExecutor(1)
-        pool.submit(occupied)
-        begun.wait()
-        image = np.zeros(9)
-        gone = weakref.ref(image)
-        task = asyncio.ensure_future(_given(pool, len, image))
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled()
-        del image, task
-        gc.collect()
-        is_gone = gone() is None
-        hold.set()
-        pool.shutdown()
-        return is_gone
-
-    assert with_service(engine, work)
 
 
 def test_bytes_of_bodies_are_counted_for_all_fronts(engine: Engine) -> None:

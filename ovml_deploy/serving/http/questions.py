@@ -56,6 +56,16 @@ async def read_images(request: Request, given: dict[str, Any]) -> Sent:
     )
 
 
+def read_query(request: Request) -> dict[str, Any]:
+    """Return the options that the address has. Raises Problem."""
+    if not request.scope["query_string"]:
+        return {}
+    fields: dict[str, Any] = dict(request.query_params)
+    if "labels" in fields:
+        fields["labels"] = split_labels(fields["labels"])
+    return _checked(Options, fields).model_dump(exclude_unset=True)
+
+
 def read_json(model: type[_Model], body: bytes, given: dict[str, Any] | None = None) -> _Model:
     """Return a JSON body as a model; ``given``: values where it has none. Raises Problem."""
     try:

@@ -1,0 +1,63 @@
+"""A Ray of this machine alone, for tests of what runs on several."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_ATTEMPTS = 2
+_STARTS_WITHIN = 240  # seconds; Ray's own 30 are too few where other tests use both cores
+
+
+@contextmanager
+def local_ray(cpus: int, variables: Mapping[str, str], **options: Any) -> Iterator[None]:
+    """Start Ray, with environment ``variables`` for its workers, and end it.
+
+    Skips where Ray's own processes do not start, and says what they wrote.
+    """
+    import ray
+
+    home = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, for sockets
+    token = home / "token"
+    token.write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))  # or it makes one at home
+        patch.setenv("RAY_gcs_server_port_wait_time_s", str(_STARTS_WITHIN))
+        for attempt in range(_ATTEMPTS):
+            try:
+                ray.init(
+                    address="local",  # and not one that is found running here
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    object_store_memory=100 << 20,
+                    runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", **variables}},
+                    _temp_dir=str(home / str(attempt)),
+                    **options,
+                )
+                break
+            except Exception as error:  # of many kinds, none of them ours
+                ray.shutdown()
+                if attempt == _ATTEMPTS - 1:
+                    pytest.skip(f"Ray does not start here: {error}\n{_logs(home)}")
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _logs(home: Path) -> str:
+    texts = []
+    for path in sorted(home.glob("*/session_2*/logs/*")):
+        if path.is_file() and path.stat().st_size:
+            end = path.read_text(errors="replace").splitlines()[-10:]
+            texts.append("\n".join([f"-- {os.path.relpath(path, home)}", *end]))
+    return "\n".join(texts)
