@@ -107,8 +107,8 @@ class _Run:
             + image
             for image in load.images
         ]
-        self._rows: list[tuple[float, float, int, int, float]] = []
-        self._mixed = self._lost = 0
+        self._rows: list[tuple[float, float, int, bytes]] = []
+        self._lost = 0
 
     async def closed_loop(self, first: int, end: float) -> None:
         connection = await self._connect()
@@ -139,9 +139,25 @@ class _Run:
         await asyncio.gather(*tasks)
 
     def answers(self) -> Answers:
-        table = np.array(sorted(self._rows), dtype=np.float64).reshape(-1, 5)
-        sent, seconds, status, batch, queue = table.T
-        return Answers(sent, seconds, status, batch, queue, self._mixed, self._lost)
+        """Read what came, which no client had to wait for."""
+        rows = sorted(self._rows, key=lambda row: row[0])
+        mixed = 0
+        table = np.zeros((len(rows), 5))
+        for row, (start, seconds, status, body) in zip(table, rows, strict=True):
+            row[:3] = start, seconds, status
+            if status == 200:
+                answer = orjson.loads(body)
+                times = answer["results"][0]["times"]
+                row[3:] = times["batch"], times["queue_ms"]
+                mixed += self._is_mixed(answer)
+        return Answers(*table.T, mixed, self._lost)
+
+    def _is_mixed(self, answer: dict) -> bool:
+        if not self._load.words:
+            return False
+        words = self._load.words.get(answer["vocabulary"]["name"], ())
+        tags = answer["results"][0]["tags"]
+        return not tags or any(tag["label"] not in words for tag in tags)
 
     async def _ask(self, connection: "_Connection", number: int) -> "_Connection":
         if connection.closed:  # it was idle for too long
@@ -152,19 +168,7 @@ class _Run:
         except ConnectionError:
             self._lost += 1
             return await self._connect()
-        taken = time.perf_counter() - start
-        batch, queue = 0, 0.0
-        if status == 200:
-            answer = orjson.loads(body)
-            times = answer["results"][0]["times"]
-            batch, queue = times["batch"], times["queue_ms"]
-            words = self._load.words.get(answer["vocabulary"]["name"])
-            tags = answer["results"][0]["tags"]
-            if self._load.words and (
-                words is None or not tags or any(tag["label"] not in words for tag in tags)
-            ):
-                self._mixed += 1
-        self._rows.append((start, taken, status, batch, queue))
+        self._rows.append((start, time.perf_counter() - start, status, body))
         return await self._connect() if connection.closed else connection
 
     async def _connect(self) -> "_Connection":

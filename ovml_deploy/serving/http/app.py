@@ -4,8 +4,10 @@ from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ovml_deploy import __version__
 from ovml_deploy.serving.http import page, status, tagging, vocabularies
@@ -33,6 +35,7 @@ def create_app(service: Service, local: bool = False) -> FastAPI:
     """Return the application of a service; ``local``: only this machine reaches it, without a key."""
     app = create_routes()
     app.state.service = service
+    app.add_middleware(Shortcut)
     app.add_middleware(Guard, service=service, local=local)
     return app
 
@@ -53,6 +56,27 @@ def create_routes() -> FastAPI:
     for part in _PARTS:
         app.include_router(part.router)
     return app
+
+
+class Shortcut:
+    """ASGI middleware that calls what tags images past the framework, which describes it only.
+
+    Its routing and its dependencies take a fiftieth of a small model's time.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._routes = {r.path: r for r in tagging.router.routes if isinstance(r, APIRoute)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        route = self._routes.get(scope["path"]) if scope["type"] == "http" else None
+        if route is None or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = route  # by which requests are counted
+        response = await route.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 class _App(FastAPI):

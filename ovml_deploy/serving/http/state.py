@@ -1,10 +1,8 @@
 """What routes share: the service behind them, and the errors that they may answer with."""
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.routing import APIRoute
 
 from ovml_deploy.serving.http.schemas import ErrorAnswer
 from ovml_deploy.serving.service import Service
@@ -38,17 +36,6 @@ async def _service(request: Request) -> Service:  # were it not async, a thread 
 
 
 ServiceOf = Annotated[Service, Depends(_service)]
-
-
-class DirectRoute(APIRoute):
-    """A route whose function takes the request and nothing else.
-
-    The framework has nothing to solve for it, which is a hundredth of what tagging an image takes.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Any]:
-        """Return the function as it is."""
-        return self.endpoint
 
 
 def hide_paths(text: str, service: Service) -> str:

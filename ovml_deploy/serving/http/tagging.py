@@ -12,7 +12,7 @@ from ovml_deploy.errors import ImageError, UsageError
 from ovml_deploy.runtime.results import Tag
 from ovml_deploy.serving.http import schemas
 from ovml_deploy.serving.http.problems import GoneError, json_response
-from ovml_deploy.serving.http.questions import Sent, read_images, read_json, read_query
+from ovml_deploy.serving.http.questions import Sent, read_body, read_images, read_json, read_query
 from ovml_deploy.serving.http.schemas import (
     AttentionAnswer,
     EncodeAnswer,
@@ -25,10 +25,10 @@ from ovml_deploy.serving.http.schemas import (
     Threshold,
     TopK,
 )
-from ovml_deploy.serving.http.state import DirectRoute, errors, service_of
+from ovml_deploy.serving.http.state import errors, service_of
 from ovml_deploy.serving.service import FORMATS, Choice, Item, Times
 
-router = APIRouter(prefix="/v1", tags=["tagging"], route_class=DirectRoute)
+router = APIRouter(prefix="/v1", tags=["tagging"])
 
 _Found = TypeVar("_Found")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -146,7 +146,7 @@ async def attention(request: Request) -> Response:
 async def match(request: Request) -> Response:
     """Tag images anew by features that /v1/encode gave, without the images."""
     service = service_of(request)
-    question = read_json(MatchQuestion, await request.body())
+    question = read_json(MatchQuestion, await read_body(request))
     features = [item.read() for item in question.features]
     if len({array.shape for array in features}) > 1:
         raise UsageError("Features of different shapes are not of one model.")

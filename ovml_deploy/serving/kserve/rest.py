@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from ovml_deploy.errors import UsageError
 from ovml_deploy.serving.http.problems import Problem, json_response
-from ovml_deploy.serving.http.questions import read_json
+from ovml_deploy.serving.http.questions import read_body, read_json
 from ovml_deploy.serving.http.state import ServiceOf
 from ovml_deploy.serving.http.tagging import unless_gone
 from ovml_deploy.serving.kserve import model
@@ -120,7 +120,7 @@ async def model_ready(served: _ModelOf, service: ServiceOf) -> Response:
 @router.post(_VERSION + "/infer")
 async def infer_images(request: Request, served: _ModelOf, service: ServiceOf) -> Response:
     """Tag the images of a tensor."""
-    asked, tail = _split(request, await request.body())
+    asked, tail = _split(request, await read_body(request))
     outputs = [output.name for output in asked.outputs]
     served.check_outputs(outputs)
     binary = asked.binary_outputs([spec.name for spec in served.outputs])
