@@ -5,7 +5,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -36,9 +37,13 @@ class Matched:
     batch: int
 
 
+#: An image's pixels, uint8 ``[H, W, 3]``, or what returns them, to be called on the engine's thread.
+Pixels = np.ndarray | Callable[[], np.ndarray]
+
+
 @dataclass(frozen=True)
 class _Job:
-    pixels: np.ndarray
+    pixels: Pixels
     vocabulary: Vocabulary | None
     future: "Future[Matched]"
     queued: float
@@ -75,6 +80,7 @@ class Batcher:
         self._expected: set[Future[Matched]] = set()
         self._changed = threading.Condition()
         self._closing = False
+        self._busy = False
         self._last_batch = 1
         self._last_took = 0.0
         self._failed = 0  # batches since one that succeeded
@@ -86,6 +92,11 @@ class Batcher:
     def alive(self) -> bool:
         """Whether images are still computed."""
         return self._thread.is_alive() and self.failure is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether the engine has nothing to do, nor soon will."""
+        return not (self._busy or self._jobs or self._expected)
 
     @property
     def waiting(self) -> int:
@@ -109,11 +120,11 @@ class Batcher:
 
     def submit(
         self,
-        pixels: np.ndarray,
+        pixels: Pixels,
         vocabulary: Vocabulary | None,
         future: "Future[Matched] | None" = None,
     ) -> "Future[Matched]":
-        """Queue an image (uint8 ``[H, W, 3]``); cancelling the future frees its place.
+        """Queue an image; cancelling the future frees its place.
 
         ``future``: the image's own, where it was expected. Raises OverloadedError where the queue is
         full, DeviceError where the engine is gone.
@@ -171,7 +182,10 @@ class Batcher:
     def _run(self) -> None:
         try:
             while (batch := self._next_batch()) is not None:
-                self._compute(batch)
+                self._busy = True
+                if ready := [job for job in map(_decoded, batch) if job is not None]:
+                    self._compute(ready)
+                self._busy = False
         except BaseException as error:  # nobody would wait for a thread that is not there
             with self._changed:
                 self.failure = error
@@ -233,7 +247,8 @@ class Batcher:
     def _matched(
         self, batch: list[_Job]
     ) -> list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
-        kept = self._engine.encode(np.stack([job.pixels for job in batch]))
+        pixels = cast("list[np.ndarray]", [job.pixels for job in batch])  # they are decoded by now
+        kept = self._engine.encode(np.stack(pixels))
         features = np.asarray(kept)
         rows: dict[Vocabulary, list[int]] = {}
         for index, job in enumerate(batch):
@@ -254,6 +269,17 @@ class Batcher:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
         self._jobs.clear()
+
+
+def _decoded(job: _Job) -> _Job | None:
+    """Return a job with its pixels, or None where they cannot be had."""
+    if isinstance(job.pixels, np.ndarray):
+        return job
+    try:
+        return replace(job, pixels=job.pixels(), queued=time.monotonic())
+    except Exception as error:
+        job.future.set_exception(error)
+        return None
 
 
 def _stopped(error: BaseException) -> DeviceError:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
@@ -12,6 +13,10 @@ from PIL import Image
 
 from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.serving.batcher import Batcher, Matched
+
+#: What the engine's own thread may decode: never one that takes long, for others would wait for it.
+_SMALL = 256 << 10
+_JPEG = b"\xff\xd8\xff"
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
@@ -46,9 +51,14 @@ class Decoders:
 
     def submit(self, image: bytes, vocabulary: Vocabulary | None) -> Decoding:
         """Decode an image and queue it; an error of either is its future's."""
+        if self._batcher.idle and len(image) <= _SMALL and image.startswith(_JPEG):
+            decoding = Decoding(image, Future())
+            work = partial(self._pixels, decoding)  # which spares a change of threads
+            self._batcher.submit(work, vocabulary, decoding.future)
+            return decoding
         decoding = Decoding(image, self._batcher.expect())
-        work = self._pool.submit(self._work, decoding, vocabulary)
-        work.add_done_callback(lambda done: done.cancelled() and decoding.future.cancel())
+        done = self._pool.submit(self._work, decoding, vocabulary)
+        done.add_done_callback(lambda done: done.cancelled() and decoding.future.cancel())
         return decoding
 
     async def decode(self, image: bytes) -> np.ndarray:
@@ -61,14 +71,18 @@ class Decoders:
 
     def _work(self, decoding: Decoding, vocabulary: Vocabulary | None) -> None:
         try:
-            if (image := decoding.image) is None:
-                raise asyncio.CancelledError
-            start = perf_counter()
-            pixels = self._decode(image)
-            decoding.seconds = perf_counter() - start
+            pixels = self._pixels(decoding)
             self._batcher.submit(pixels, vocabulary, decoding.future)
         except BaseException as error:
             self._batcher.forget(decoding.future, error)
+
+    def _pixels(self, decoding: Decoding) -> np.ndarray:
+        if (image := decoding.image) is None:
+            raise CancelledError
+        start = perf_counter()
+        pixels = self._decode(image)
+        decoding.seconds = perf_counter() - start
+        return pixels
 
 
 async def on_thread(

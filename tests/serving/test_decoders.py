@@ -13,8 +13,10 @@ from in_process import Held, until
 from stores import SOON
 
 from ovml_deploy.errors import ImageError
-from ovml_deploy.serving.batcher import Batcher
+from ovml_deploy.serving.batcher import Batcher, Matched
 from ovml_deploy.serving.decoders import Decoders, on_thread
+
+JPEG = b"\xff\xd8\xff"
 
 
 class Slow:
@@ -23,14 +25,17 @@ class Slow:
     def __init__(self, size: tuple[int, int]) -> None:
         self.open = threading.Event()
         self.seen: list[bytes] = []
+        self.threads: list[str] = []
         self._size = size
 
     def __call__(self, image: bytes) -> np.ndarray:
         self.seen.append(image)
+        self.threads.append(threading.current_thread().name)
         assert self.open.wait(SOON)
-        if not image.isdigit():
+        shade = image.removeprefix(JPEG)[:1]
+        if not shade.isdigit():
             raise ImageError(f"{image!r} is no image.")
-        return np.full((*self._size, 3), int(image), dtype=np.uint8)
+        return np.full((*self._size, 3), int(shade), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -39,14 +44,19 @@ def slow(held: Held) -> Slow:
 
 
 @pytest.fixture
-def decoders(held: Held, slow: Slow) -> Iterator[Decoders]:
-    batcher = Batcher(held, max_delay=0.0)
+def batcher(held: Held) -> Iterator[Batcher]:
+    made = Batcher(held, max_delay=0.0)
+    yield made
+    held.open.set()
+    made.close()
+
+
+@pytest.fixture
+def decoders(slow: Slow, batcher: Batcher) -> Iterator[Decoders]:
     made = Decoders(1, slow, batcher)
     yield made
     slow.open.set()
-    held.open.set()
     made.close()
-    batcher.close()
 
 
 def test_bytes_become_features_or_an_error(held: Held, slow: Slow, decoders: Decoders) -> None:
@@ -86,6 +96,35 @@ def test_who_hangs_up_is_neither_decoded_nor_computed(
         await decoders.submit(b"3", None).matched()
         assert slow.seen == [b"1", b"3"]
         assert held.batches == [1]
+
+    asyncio.run(work())
+
+
+def test_a_small_jpeg_that_comes_alone_is_decoded_by_the_engines_thread(
+    held: Held, slow: Slow, batcher: Batcher, decoders: Decoders
+) -> None:
+    """Not a second one, nor anything else, so that nobody waits for another's decoding."""
+
+    async def alone(image: bytes) -> Matched:
+        await asyncio.to_thread(until, lambda: batcher.idle)
+        return await decoders.submit(image, None).matched()
+
+    async def work() -> None:
+        first = asyncio.ensure_future(decoders.submit(JPEG + b"1", None).matched())
+        await asyncio.to_thread(until, lambda: slow.threads)
+        second = asyncio.ensure_future(decoders.submit(JPEG + b"2", None).matched())
+        await asyncio.to_thread(until, lambda: len(slow.threads) == 2)
+        slow.open.set()
+        held.open.set()
+        await asyncio.gather(first, second)
+        assert not held.batches[2:]
+        for image in (b"3", JPEG + b"4" * (256 << 10)):  # no JPEG, and no small one
+            await alone(image)
+        with pytest.raises(ImageError):
+            await alone(JPEG + b"x")
+        assert (await alone(JPEG + b"5")).batch == 1
+        engine, pool = "ovml-engine", "ovml-decode_0"
+        assert slow.threads == [engine, pool, pool, pool, engine, engine]
 
     asyncio.run(work())
 
