@@ -11,13 +11,13 @@ fastest. Errors are those of the golden inputs.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from inputs import random_vocabulary
 from tables import markdown
+from turns import median, take_turns
 
 from ovml_deploy.errors import OvmlError
 from ovml_deploy.runtime.backends import DEVICES, candidates, why_missing
@@ -28,7 +28,6 @@ from ovml_deploy.runtime.plans import find_plans
 from ovml_deploy.runtime.threads import available_cpus
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
-_TURN = 4
 DEFAULT = Path("build/bench/vit-b16-qks")
 
 
@@ -60,20 +59,8 @@ def open_engines(bundle: Bundle) -> list[Engine]:
     return engines
 
 
-def measure(
-    engines: Sequence[Engine], pixels: np.ndarray, vocabulary: Vocabulary, seconds: float
-) -> list[float]:
-    """Return each engine's median seconds for a batch, all of them taking turns."""
-    times: list[list[float]] = [[] for _ in engines]
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 2 * _TURN:
-        for engine, taken in zip(engines, times, strict=True):
-            for call in range(_TURN):
-                start = time.perf_counter()
-                engine.match(engine.encode(pixels), vocabulary)
-                if call:
-                    taken.append(time.perf_counter() - start)
-    return [statistics.median(taken[_TURN - 1 :]) for taken in times]  # the first turn warms up
+def _run(engine: Engine, pixels: np.ndarray, words: Vocabulary) -> object:
+    return engine.match(engine.encode(pixels), words)
 
 
 def main() -> None:
@@ -87,15 +74,16 @@ def main() -> None:
     batches = [int(part) for part in options.batch.split(",")]
     print(f"{cpu_name()}, {', '.join(cpu_features())}; {available_cpus()} threads; {bundle.path}")
     engines = open_engines(bundle)
-    random = np.random.default_rng(0)
-    embeddings = random.normal(size=(options.labels, bundle.label_dim))
-    names = tuple(f"label {i}" for i in range(options.labels))
-    words = Vocabulary("random", names, embeddings, bundle.text_hash, bundle.prompt_hash)
+    words = random_vocabulary(bundle, options.labels)
     columns = []
     for batch in batches:
         size = (batch, *bundle.preprocessing.size, 3)
-        pixels = random.integers(0, 256, size, dtype=np.uint8)
-        columns.append([t / batch for t in measure(engines, pixels, words, options.seconds)])
+        pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        ways = {
+            engine.backend.description: partial(_run, engine, pixels, words) for engine in engines
+        }
+        turns = take_turns(ways, options.seconds)
+        columns.append([median(taken) / batch for taken in turns.values()])
     header = ["engine", "worst error"]
     for batch in batches:
         header += [f"batch {batch}, ms an image", "slower"]

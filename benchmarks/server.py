@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from inputs import photographs
 from load import Answers, Load, apply
 from tables import show
 
@@ -327,12 +328,6 @@ def _swapping(server: Server, swaps: int, seconds: float) -> Iterator[list[str]]
     thread.join()
 
 
-def read_images(folder: str, most: int = 200) -> list[bytes]:
-    """Return encoded images: of the folder, or the sample photographs where it is absent."""
-    paths = sorted(Path(folder).glob("*.jpg")) or assets.sample_photographs()
-    return [path.read_bytes() for path in paths[:: max(1, len(paths) // most)]]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", default=str(assets.MINI))
@@ -342,7 +337,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     given = parser.parse_args()
-    images = read_images(given.photos)
+    images = [path.read_bytes() for path in photographs(given.photos)]
     size = np.mean([len(image) for image in images]) / 1e3
     print(
         f"{available_cpus()} CPUs of {cpu_name()}; {len(images)} images of {size:.0f} kB",
