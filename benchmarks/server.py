@@ -6,8 +6,9 @@
 A real server in a process of its own, clients in another, on the same machine, so that they share
 its cores. ``speed``: images tagged a second at 1, 8 and 64 clients against the engine alone
 (``Tagger.tag`` one by one, and ``Tagger.tag_many`` in batches as large as the server's, both from the
-same encoded images), taking turns of 3 s, ``--seconds`` for each, over three starts of both; the
-share is the median of the turns' (and their quartiles), for machines drift, and processes differ.
+same encoded images), taking turns of 3 s or ten batches, ``--seconds`` for each, over three starts of
+both; the share is the median of the turns' (and their quartiles), for machines drift, and processes
+differ.
 ``swaps``: 64 clients while the active vocabulary changes 1,000 times. ``overload``: ten times as many
 requests as it can bear, for ``--overload-seconds``.
 """
@@ -47,7 +48,8 @@ _WORDS = {
     "things": ("cup", "car", "boat", "chair", "flower", "clock"),
 }
 _ROUNDS = 2
-_TURN = 3.0  # seconds
+_TURN = 3.0  # seconds, at least
+_BATCHES = 10  # in a turn, at least
 _STARTS = 3
 
 
@@ -139,14 +141,15 @@ def measure_speed(engine: str, device: str, images: Sequence[bytes], seconds: fl
         ready.append(server.ready_after)
         for clients, turns in cells.items():
             apply(Load(server.url, images, 2.0, clients))
-            alone.rate(2.0, clients)
-            for _ in range(max(1, round(seconds / _TURN / _STARTS))):
+            batch = min(clients, _BATCH) / alone.rate(2.0, clients)[0]
+            turn = max(_TURN, _BATCHES * batch)
+            for _ in range(max(1, round(seconds / turn / _STARTS))):
                 before = server.cpu_seconds()
-                answers = apply(Load(server.url, images, _TURN, clients))
+                answers = apply(Load(server.url, images, turn, clients))
                 cost = (server.cpu_seconds() - before) / len(answers.sent)
                 bad = int((~answers.tagged).sum()) + answers.lost
                 assert not bad, f"{bad} requests failed"
-                turns.append(_Turn(answers, cost, *alone.rate(_TURN, clients)))
+                turns.append(_Turn(answers, cost, *alone.rate(turn, clients)))
         server.close()
         alone.close()
     rows = [["clients", "server, images/s", "engine alone", "share", "p50 / p95 / p99 ms"]]

@@ -95,7 +95,7 @@ class Service:
         self._decoders = Decoders(settings.decoders, self._decode, self.batcher)
         self._matcher = ThreadPoolExecutor(1, "ovml-match")
         self._inside = 0
-        self._bytes_inside = 0
+        self.bytes_inside = 0  #: of bodies, those that still come included
         self.metrics.watch_vocabularies(self.vocabularies)
         self.metrics.watch(
             "ovml_queue_images", "Images waiting for the engine", lambda: self.batcher.waiting
@@ -226,13 +226,13 @@ class Service:
 
     def take_bytes(self, count: int) -> None:
         """Count bytes of a body that came, until :meth:`drop_bytes`. Raises OverloadedError."""
-        self._bytes_inside += count
-        if self._bytes_inside > self.settings.max_bytes_inside:
+        self.bytes_inside += count
+        if self.bytes_inside > self.settings.max_bytes_inside:
             raise OverloadedError("Too many bytes are inside. Come back later.", 1.0)
 
     def drop_bytes(self, count: int) -> None:
         """Count bytes no more that :meth:`take_bytes` counted, whether or not it raised."""
-        self._bytes_inside -= count
+        self.bytes_inside -= count
 
     async def fault(self) -> str | None:
         """Return why images are not tagged right now, None where they are."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -21,6 +21,7 @@ _OPTIONS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
+_SOON_MS = 60_000  # after which something hangs
 _REFUSED = "Failed to load resource"  # Chromium's complaint of each status from 400 on
 
 
@@ -74,6 +75,7 @@ class Visit:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Yield the browser, with a camera that shows a test picture."""
+    expect.set_options(timeout=_SOON_MS)  # a camera alone takes seconds where cores are busy
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_OPTIONS)
         try:
@@ -87,6 +89,7 @@ def visit(browser: Browser, url: str, **context: Any) -> Iterator[Visit]:
     """Yield the page at an address, in a window of its own."""
     window = browser.new_context(**context)
     page = window.new_page()
+    page.set_default_timeout(_SOON_MS)
     visited = Visit(page)
 
     def requested(request: Any) -> None:

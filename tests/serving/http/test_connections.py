@@ -19,7 +19,7 @@ JPEG = {"content_type": "image/jpeg"}
 
 
 def test_a_body_that_comes_too_slowly(engine: Engine, images) -> None:
-    with served(engine, Settings(body_timeout=0.3)) as server, server.line() as line:
+    with served(engine, Settings(body_timeout=1.5)) as server, server.line() as line:
         line.start("POST", "/v1/tag", content_length="1000", **JPEG)
         line.send(b"x" * 999)
         reply = line.reply()
@@ -29,7 +29,7 @@ def test_a_body_that_comes_too_slowly(engine: Engine, images) -> None:
 
 
 def test_headers_that_come_too_slowly(engine: Engine) -> None:
-    with served(engine, Settings(head_timeout=0.3)) as server:
+    with served(engine, Settings(head_timeout=1.5)) as server:
         for start in (b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nhost: local"):
             with server.line() as line:
                 line.send(start)
@@ -43,7 +43,7 @@ def test_headers_that_come_too_slowly(engine: Engine) -> None:
 
 
 def test_a_body_that_nobody_reads_may_not_come_for_ever(held: Held, images) -> None:
-    settings = Settings(max_queue=1, body_timeout=0.2, request_timeout=0.3)
+    settings = Settings(max_queue=1, body_timeout=0.5, request_timeout=3.0)
     with served(held, settings) as server, ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.tag, images[0])
         until(lambda: held.batches)

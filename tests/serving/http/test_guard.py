@@ -163,7 +163,7 @@ def test_bytes_of_all_requests_together(engine: Engine, images) -> None:
     with served(engine, Settings(max_bytes_inside=300_000)) as server, server.line() as line:
         line.start("POST", "/v1/tag", content_length="400000", **JPEG)
         line.send(b"x" * 250_000)
-        until(lambda: server.server.server_state.tasks)
+        until(lambda: server.service.bytes_inside == 250_000)
         refused = [server.tag(b"x" * 100_000) for _ in range(2)]
         assert [(reply.status, reply.kind) for reply in refused] == [(429, "overloaded")] * 2
         line.socket.close()
