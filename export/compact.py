@@ -53,12 +53,14 @@ def as_float16(weight: np.ndarray) -> np.ndarray | None:
 def as_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Return int8 steps and float32 scales whose product is exactly ``weight``, else None.
 
-    One scale per slice along the first axis, or along the last (a weight the exporter transposed).
+    One scale per row of a matrix, or per column (a weight the exporter transposed); of several
+    matrices ``[heads, rows, columns]`` likewise.
     """
-    if weight.ndim != 2:
+    if weight.ndim not in (2, 3):
         return None
-    for axis in (0, 1):
-        rows = weight if axis == 0 else weight.T
+    for turned in (False, True):
+        laid = np.swapaxes(weight, -1, -2) if turned else weight
+        rows = laid.reshape(-1, laid.shape[-1])
         # A look at a few rows spares ordinary matrices the whole search.
         if _scales(rows[:_PROBED_ROWS]) is None or (scales := _scales(rows)) is None:
             continue
@@ -66,8 +68,9 @@ def as_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         if np.abs(steps).max() <= 127 and np.array_equal(
             steps.astype(np.float32) * scales[:, None], rows
         ):
-            steps = np.ascontiguousarray(steps if axis == 0 else steps.T).astype(np.int8)
-            return steps, scales[:, None] if axis == 0 else scales[None, :]
+            found = steps.reshape(laid.shape), scales.reshape(*laid.shape[:-1], 1)
+            steps, scales = (np.swapaxes(part, -1, -2) if turned else part for part in found)
+            return np.ascontiguousarray(steps).astype(np.int8), np.ascontiguousarray(scales)
     return None
 
 

@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from export.attention import written_out
 from export.compact import store_compactly
 from export.learned import learned_rows
 from export.precision import save_graph
@@ -72,7 +73,8 @@ def export_encoder(model: TaggingModel, path: Path) -> None:
     pixels = torch.randint(0, 256, (_EXAMPLES, height, width, 3), dtype=torch.uint8)
     encoder = Encoder(model)
     names = ["features", ATTENTION] if encoder.looks else ["features"]
-    _export(encoder, {"pixels": pixels}, {"pixels": {0: _dim("batch")}}, names, path)
+    with written_out(model):
+        _export(encoder, {"pixels": pixels}, {"pixels": {0: _dim("batch")}}, names, path)
 
 
 def export_matcher(model: TaggingModel, path: Path) -> None:
@@ -100,7 +102,8 @@ def export_text_encoder(model: TaggingModel, path: Path) -> None:
     if text.hugging_face:
         example["attention_mask"] = torch.ones_like(ids)
         dynamic["attention_mask"] = dict(shape)
-    _export(TextEncoder(model), example, dynamic, ["text_features"], path)
+    with written_out(model):
+        _export(TextEncoder(model), example, dynamic, ["text_features"], path)
 
 
 def _export(

@@ -11,6 +11,7 @@ from ovml_deploy.runtime.bundle import TEXT_ENCODER, TOKENIZER, Bundle, TextSett
 from ovml_deploy.runtime.label_cache import LabelCache
 from ovml_deploy.runtime.labels import LabelSource, split_groups
 from ovml_deploy.runtime.prompts import prompts_of
+from ovml_deploy.runtime.read_ahead import batches
 from ovml_deploy.runtime.text_cleaning import clean_text
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
@@ -20,6 +21,7 @@ Progress = Callable[[int, int], None]
 _PROMPTS_AT_ONCE = 128
 _LABELS_AT_ONCE = 256  # at most: between steps there is progress, and somebody may stop it
 _PROMPTS_A_STEP = 1024
+_ROWS_AT_ONCE = 256  # copied in one go, while which no other thread runs Python
 
 
 class PromptTokenizer:
@@ -82,7 +84,10 @@ class TextEncoder:
             known |= fresh
             if progress:
                 progress(start + len(some), len(missing))
-        embeddings = np.stack([known[label] for label in texts])
+        embeddings = np.empty((len(texts), self._bundle.label_dim), dtype=np.float32)
+        for start in range(0, len(texts), _ROWS_AT_ONCE):
+            some = texts[start : start + _ROWS_AT_ONCE]
+            embeddings[start : start + len(some)] = [known[label] for label in some]
         hashes = self._bundle.text_hash, self._bundle.prompt_hash
         return Vocabulary(name, texts, embeddings, *hashes)
 
@@ -101,11 +106,15 @@ class TextEncoder:
     def _cached(self, labels: Sequence[str], groups: Mapping[str, str]) -> dict[str, np.ndarray]:
         label_of = {_key(label, groups): label for label in labels}
         shape = (self._bundle.label_dim,)
-        return {
-            label_of[key]: row
-            for key, row in self._cache.get([*label_of]).items()
-            if row.shape == shape and np.isfinite(row).all()  # a damaged row is encoded again
-        }
+        rows = {key: row for key, row in self._cache.get([*label_of]).items() if row.shape == shape}
+        found: dict[str, np.ndarray] = {}
+        for some in batches(rows.items(), _ROWS_AT_ONCE):
+            whole = np.isfinite([row for _, row in some]).all(axis=1)
+            # a damaged row is encoded again
+            found |= {
+                label_of[key]: row for (key, row), good in zip(some, whole, strict=True) if good
+            }
+        return found
 
     def _encode(self, labels: Sequence[str], groups: Mapping[str, str]) -> np.ndarray:
         if not labels:

@@ -39,14 +39,14 @@ def labelled(pictures: list[Path], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def coarse(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle said to be int8, near enough for its goldens; its weights are 0.5% off."""
+    """A bundle said to be int8, near enough for its goldens; its weights are 1% off."""
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "coarse"))
     model = onnx.load(folder / ENCODER)
     random = np.random.default_rng(0)
     for tensor in model.graph.initializer:
         weight = numpy_helper.to_array(tensor)
         if weight.ndim >= 2 and weight.dtype == np.float32:
-            noisy = weight * (1 + random.normal(0, 0.005, weight.shape))
+            noisy = weight * (1 + random.normal(0, 0.01, weight.shape))
             tensor.CopyFrom(numpy_helper.from_array(noisy.astype(np.float32), tensor.name))
     onnx.save(model, folder / ENCODER)
     rehash(folder, ENCODER)
@@ -91,7 +91,7 @@ def test_a_failing_stage_hides_no_other_and_is_remembered(cli, bundle_copy: Path
     scaled = np.float32(1.00005)  # which loading would let pass
     change_arrays(bundle_copy, GOLDEN, lambda a: a.update(logits=a["logits"] * scaled))
     done = cli("verify", "--engine", bundle_copy, "--device", "cpu")
-    assert done.code == 1
+    assert done.code == 1, done.out
     rows = [line.split() for line in done.out.splitlines()]
     assert [row[-1] for row in rows if row and row[-1] in ("ok", "FAILED")] == ["ok"] * 5 + [
         "FAILED",
@@ -181,10 +181,10 @@ def test_tags_that_change_fail_the_gate(
     """The goldens let it pass, and so does loading; the tags do not, and auto goes by them."""
     assert Tagger.load(coarse).backend.precision == "int8"
     words = tmp_path / "words.txt"
-    words.write_text("cat\ntree\n" + "\n".join(f"thing {i}" for i in range(60)))
+    words.write_text("cat\ntree\n" + "\n".join(f"thing {i}" for i in range(300)))
     arguments = ["--engine", coarse, "--data", labelled, "--vocab", words]
     done = cli("verify", *arguments, "--reference", tiny_bundle)
-    assert done.code == 1
+    assert done.code == 1, done.out
     assert "tags are equal, at least 99% must be" in done.out
     for entry in entries(coarse).values():
         assert entry["goldens"]["passed"]

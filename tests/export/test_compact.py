@@ -112,6 +112,21 @@ def test_a_convolution_is_stored_as_float16() -> None:
     np.testing.assert_array_equal(as_float16(weight), weight)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_matrices_of_heads_are_stored_as_int8(turned: bool) -> None:
+    rows = np.random.default_rng(0).integers(-127, 128, (3, 8, 6)).astype(np.float32)
+    rows[..., 0] = 127
+    weight = rows * np.linspace(0.01, 0.02, 24, dtype=np.float32).reshape(3, 8, 1)
+    if turned:
+        weight = np.swapaxes(weight, 1, 2)
+    found = as_int8(weight)
+    assert found is not None
+    steps, scales = found
+    assert (steps.dtype, steps.shape) == (np.int8, weight.shape)
+    assert scales.shape == ((3, 1, 8) if turned else (3, 8, 1))
+    np.testing.assert_array_equal(steps.astype(np.float32) * scales, weight)
+
+
 @given(
     arrays(np.int8, (7, 5), elements=st.integers(-127, 127)),
     arrays(np.int32, 7, elements=st.integers(1, 2**24)),

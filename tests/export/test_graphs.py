@@ -32,10 +32,10 @@ def test_layer_norms_are_native(tiny_bundle: Path, name: str) -> None:
     assert kinds.count("ReduceMean") == {"encoder": 2 + 1, "text_encoder": 0}[name]
 
 
-def test_where_it_looks_costs_one_product_a_layer(
+def test_where_it_looks_costs_no_product(
     tiny_bundle: Path, tiny_model, tmp_path, monkeypatch
 ) -> None:
-    """Queries and keys are those of the features, and their weights lie as they did."""
+    """What it looked at is what the features were made from."""
     looking = onnx.load(tiny_bundle / "encoder.onnx").graph
     monkeypatch.setattr(type(tiny_model.head), "looks", False)
     export_encoder(tiny_model, tmp_path / "encoder.onnx")
@@ -44,14 +44,7 @@ def test_where_it_looks_costs_one_product_a_layer(
         [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
         for graph in (looking, plain)
     ]
-    layers = tiny_model.head.config.layers
-    assert [len(some) for some in products] == [len(products[1]) + layers, len(products[1])]
-    weights = [{tensor.name for tensor in graph.initializer} for graph in (looking, plain)]
-    of_weights = [
-        sum(node.input[1] in names for node in some)
-        for some, names in zip(products, weights, strict=True)
-    ]
-    assert of_weights[0] == of_weights[1] > 10
+    assert len(products[0]) == len(products[1]) > 10
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,9 @@ def test_products_are_half_and_all_else_is_not(
     products = [node for node in made.graph.node if node.op_type in PRODUCTS]
     half = [node for node in products if types[node.output[0]] == TYPES[precision]]
     exact = [node for node in products if node not in half]
-    layers = looking_layers(folder)
     assert exact[-1:] == products[-1:], "the last projection"
-    assert len(exact) == 1 + layers, "and where each layer looks"
+    # in the embedded model, exported when it was a product of its own, where each layer looks
+    assert len(exact) == 1 + (looking_layers(folder) if source == "embedded" else 0)
     assert len(half) >= 12
     for some in half:
         assert {types[name] for name in some.input} == {TYPES[precision]}
