@@ -36,8 +36,8 @@ lint: .venv-dev/ready  ## style, types, and the import contracts
 	$(DEV)/mypy
 	$(DEV)/lint-imports
 
-bench: .venv/ready  ## what starting up costs on this machine
-	$(RUN)/python benchmarks/startup.py
+bench: .venv/ready .venv-dev/ready  ## how fast the embedded model is on this machine, in short
+	$(DEV)/python benchmarks/bench.py --runtime-python $(RUN)/python
 
 # Debian's wordnet-base and tuxpaint-stamps-default must be installed; it says so where they are not.
 mini: .venv-dev/mini $(ICONS)  ## rebuild the embedded model

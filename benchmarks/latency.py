@@ -1,7 +1,8 @@
 """How long an image takes, by stage, batch and number of labels, beside peers and a floor.
 
     python benchmarks/latency.py [--engine build/qks] [--device auto] [--batch 1,8] [--labels 80,20000]
-                                 [--ckpt qks.pt] [--compiled] [--seconds 10] [--json F] [--plot F]
+                                 [--ckpt qks.pt] [--compiled] [--seconds 10]
+                                 [--write] [--json F] [--plot F]
 
 Without arguments it takes the embedded model. ``--ckpt``: the checkpoint that the bundle was exported
 from, to run it in PyTorch, too; ``--compiled`` adds ``torch.compile``. Peers have the same weights,
@@ -13,8 +14,6 @@ weights, if that is longer. Stages are one image's, from a JPEG file, on one thr
 
 import argparse
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,17 +22,15 @@ from typing import Any
 import numpy as np
 import peers
 from inputs import photographs, random_vocabulary
-from tables import show
+from report import Report, add_write
 from turns import Turns, median, quantiles, ratio, take_turns
 
-from ovml_deploy import __version__, assets
+from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import ENCODER
-from ovml_deploy.runtime.cpu import cpu_features, cpu_name
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.images import open_image
 from ovml_deploy.runtime.results import select_tags
 from ovml_deploy.runtime.selfcheck import relative_error
-from ovml_deploy.runtime.threads import available_cpus
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 _OURS = "ovml-deploy"
@@ -85,24 +82,6 @@ def measure_batch(
     return take_turns(ways, seconds * len(ways)), off
 
 
-def environment(engine: Engine) -> dict[str, Any]:
-    """Return what the figures hold for."""
-    git = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "cpu": cpu_name(),
-        "instructions": list(cpu_features()),
-        "threads": available_cpus(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "ovml_deploy": __version__,
-        "commit": commit,
-        "engine": str(engine.bundle.path),
-        "backend": engine.backend.description,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def plot(path: Path, batches: Sequence[dict[str, Any]]) -> None:
     """Draw images a second of everybody, by batch."""
     import matplotlib.pyplot as plt
@@ -131,29 +110,34 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--photos", default="../shared/photos")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each that is measured")
+    add_write(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     engine = Engine.open(given.engine, given.device, given.precision)
-    report: dict[str, Any] = {"environment": environment(engine), "stages": [], "batches": []}
-    print("\n".join(f"{name}: {value}" for name, value in report["environment"].items()))
+    report = Report(f"Latency, {engine.bundle.path.name}", engine)
+    found: dict[str, Any] = {"environment": report.environment, "stages": [], "batches": []}
     others = [*peers.exported(engine.bundle)]
     if given.ckpt is not None:
         others += peers.in_torch(given.ckpt, given.compiled)
     sizes = [int(part) for part in given.batch.split(",")]
     vocabularies = [random_vocabulary(engine.bundle, int(n)) for n in given.labels.split(",")]
     for words in vocabularies:
-        report["stages"].append(_report_stages(engine, words, given))
+        found["stages"].append(_report_stages(engine, words, given, report))
     for words in vocabularies:
         for size in sizes:
-            report["batches"].append(_report_batch(engine, others, words, size, given.seconds))
+            cell = _report_batch(engine, others, words, size, given.seconds, report)
+            found["batches"].append(cell)
+    report.write(given.write)
     if given.json is not None:
-        given.json.write_text(json.dumps(report, indent=1))
+        given.json.write_text(json.dumps(found, indent=1))
     if given.plot is not None:
-        plot(given.plot, report["batches"])
+        plot(given.plot, found["batches"])
 
 
-def _report_stages(engine: Engine, words: Vocabulary, given: argparse.Namespace) -> dict[str, Any]:
+def _report_stages(
+    engine: Engine, words: Vocabulary, given: argparse.Namespace, report: Report
+) -> dict[str, Any]:
     found = measure_stages(engine, words, photographs(given.photos), given.seconds)
     rows = [["stage", "p50 ms", "p90 ms", "p99 ms", "share"]]
     whole = sum(np.median(taken) for taken in found.values())
@@ -162,7 +146,7 @@ def _report_stages(engine: Engine, words: Vocabulary, given: argparse.Namespace)
         rows.append([stage, *levels, f"{np.median(taken) / whole:.0%}"])
     totals = np.sum([*found.values()], axis=0)
     rows.append(["all", *(f"{1e3 * q:.2f}" for q in np.quantile(totals, (0.5, 0.9, 0.99))), ""])
-    show(f"one image from its file, {len(words):,} labels", rows)
+    report.table(f"one image from its file, {len(words):,} labels", rows)
     return {"labels": len(words), "seconds": found}
 
 
@@ -172,6 +156,7 @@ def _report_batch(
     words: Vocabulary,
     size: int,
     seconds: float,
+    report: Report,
 ) -> dict[str, Any]:
     shape = (size, *engine.bundle.preprocessing.size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -201,7 +186,10 @@ def _report_batch(
         text = f"{least.flops / size / 1e9:.1f} GFLOP an image at {least.rate / 1e9:.0f} GFLOP/s"
         rows.append([f"floor: {text}", f"{1e3 * least.seconds:.1f}", "", f"1/{over:.2f}", ""])
         answer["floor"] = {**vars(least), "seconds": least.seconds, "ours_over_it": over}
-    show(f"batch {size}, {len(words):,} labels: pixels to logits", rows)
+    report.table(f"batch {size}, {len(words):,} labels: pixels to logits", rows)
+    slower = (f"{name} {run['times_ours'][0]:.2f}x" for name, run in runs.items() if name != _OURS)
+    middle = f"{1e3 * median(turns[_OURS]):.1f} ms"
+    report.headline(f"latency, batch {size}, {len(words):,} labels", middle, "; ".join(slower))
     return answer
 
 

@@ -17,14 +17,15 @@ Peer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def exported(bundle: Bundle) -> Iterator[tuple[str, Peer]]:
     """Yield what runs the bundle's graphs with another library's defaults, where it is installed."""
-    for make in (_onnxruntime, _openvino):
+    for make in (onnxruntime_peer, _openvino):
         try:
             yield make(bundle)
         except ImportError as error:
             print(f"not here: {error}")
 
 
-def _onnxruntime(bundle: Bundle) -> tuple[str, Peer]:
+def onnxruntime_peer(bundle: Bundle) -> tuple[str, Peer]:
+    """Return the bundle's graphs in ONNX Runtime's own sessions."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

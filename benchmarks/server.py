@@ -1,7 +1,7 @@
 """What a server costs beside its engine, and how it bears swaps and too many clients.
 
     python benchmarks/server.py [--engine build/qks] [--device auto] [--what speed,swaps,overload]
-                                [--photos ../shared/photos] [--seconds 30]
+                                [--photos ../shared/photos] [--seconds 30] [--write]
 
 A real server in a process of its own, clients in another, on the same machine, so that they share
 its cores. ``speed``: images tagged a second at 1, 8 and 64 clients against the engine alone
@@ -33,13 +33,11 @@ from pathlib import Path
 import numpy as np
 from inputs import photographs
 from load import Answers, Load, apply
-from tables import show
+from report import Report, add_write
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import Bundle
-from ovml_deploy.runtime.cpu import cpu_name
 from ovml_deploy.runtime.tagger import Tagger
-from ovml_deploy.runtime.threads import available_cpus
 
 _BATCH = 8
 _SWAPS = 1000
@@ -130,7 +128,9 @@ class Alone:
         self._process.join()
 
 
-def measure_speed(engine: str, device: str, images: Sequence[bytes], seconds: float) -> None:
+def measure_speed(
+    report: Report, engine: str, device: str, images: Sequence[bytes], seconds: float
+) -> None:
     options = ["--engine", engine, "--device", device]
     if Bundle.open(engine).default_vocabulary is None:
         options += ["--labels", ",".join(_WORDS["animals"])]
@@ -155,10 +155,12 @@ def measure_speed(engine: str, device: str, images: Sequence[bytes], seconds: fl
     rows = [["clients", "server, images/s", "engine alone", "share", "p50 / p95 / p99 ms"]]
     rows[0] += ["images a batch", "queue ms, median", "CPU ms an image, server / alone"]
     rows += [[str(clients), *_speed_row(turns)] for clients, turns in cells.items()]
-    print(
-        "ready " + ", ".join(f"{value:.2f}" for value in ready) + " s after the start", flush=True
-    )
-    show(f"{Path(engine).name}, {alone.description}", rows)
+    report.table(f"{Path(engine).name}, {alone.description}", rows)
+    report.say("Ready " + ", ".join(f"{value:.2f}" for value in ready) + " s after the start.")
+    for row in rows[1:]:
+        report.headline(
+            f"server, {row[0]} clients", f"{row[1]} images/s", f"{row[3]} of the engine"
+        )
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def _tag_alone(pipe, engine: str, device: str, images: Sequence[bytes]) -> None:
 _QUANTILES = (0.5, 0.95, 0.99)
 
 
-def measure_swaps(engine: str, device: str, images: Sequence[bytes]) -> None:
+def measure_swaps(report: Report, engine: str, device: str, images: Sequence[bytes]) -> None:
     with tempfile.TemporaryDirectory() as state:
         server = Server("--engine", engine, "--device", device, "--state", state)
         for name, labels in _WORDS.items():
@@ -235,12 +237,18 @@ def measure_swaps(engine: str, device: str, images: Sequence[bytes]) -> None:
             [a.quantile(0.99) for a in quiet]
         )
         server.close()
-    show("swaps under load", rows)
-    print(f"p99 with swaps / without: {ratio:.2f}")
+    report.table("swaps under load", rows)
+    report.say(f"p99 with swaps / without: {ratio:.2f}")
+    report.headline(f"server, {_SWAPS:,} swaps", "", f"p99 {ratio:.2f}x that without")
 
 
 def measure_overload(
-    engine: str, device: str, images: Sequence[bytes], seconds: float, clients: int = 64
+    report: Report,
+    engine: str,
+    device: str,
+    images: Sequence[bytes],
+    seconds: float,
+    clients: int = 64,
 ) -> None:
     server = Server("--engine", engine, "--device", device)
     before = apply(Load(server.url, images, 10.0, clients))
@@ -266,14 +274,15 @@ def measure_overload(
     ):
         rows.append(_overload_row(title, answers))
     server.close()
-    show("overload", rows)
+    report.table("overload", rows)
     half = memory[len(memory) // 2 :]
-    print(f"p99 of the tagged, over before: {over.quantile(0.99) / before.quantile(0.99):.2f}")
-    print(f"p99 after / before: {after.quantile(0.99) / before.quantile(0.99):.2f}")
+    during, later = (a.quantile(0.99) / before.quantile(0.99) for a in (over, after))
     spread = (max(half) - min(half)) / min(half)
-    print(
-        f"memory over the last half: {min(half) / 1e6:.0f} to {max(half) / 1e6:.0f} MB ({spread:.1%})"
+    report.say(
+        f"p99 of the tagged, over before: {during:.2f}; after / before: {later:.2f}. Memory over the "
+        f"last half: {min(half) / 1e6:.0f} to {max(half) / 1e6:.0f} MB ({spread:.1%})."
     )
+    report.headline("server, 10x overload", "", f"p99 of the tagged {during:.2f}x")
 
 
 def _overload_row(title: str, answers: Answers) -> list[str]:
@@ -339,20 +348,20 @@ def main() -> None:
     parser.add_argument("--photos", default="../shared/photos")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--overload-seconds", type=float, default=60.0)
+    add_write(parser)
     given = parser.parse_args()
     images = [path.read_bytes() for path in photographs(given.photos)]
     size = np.mean([len(image) for image in images]) / 1e3
-    print(
-        f"{available_cpus()} CPUs of {cpu_name()}; {len(images)} images of {size:.0f} kB",
-        flush=True,
-    )
+    report = Report(f"Server, {Path(given.engine).name}")
+    report.say(f"{len(images)} images of {size:.0f} kB.")
     what = given.what.split(",")
     if "speed" in what:
-        measure_speed(given.engine, given.device, images, given.seconds)
+        measure_speed(report, given.engine, given.device, images, given.seconds)
     if "swaps" in what:
-        measure_swaps(given.engine, given.device, images)
+        measure_swaps(report, given.engine, given.device, images)
     if "overload" in what:
-        measure_overload(given.engine, given.device, images, given.overload_seconds)
+        measure_overload(report, given.engine, given.device, images, given.overload_seconds)
+    report.write(given.write)
 
 
 if __name__ == "__main__":

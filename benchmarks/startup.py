@@ -1,6 +1,6 @@
 """What starting costs: importing the package, and tagging one image from a cold process.
 
-    python benchmarks/startup.py [--runs 11]
+    python benchmarks/startup.py [--runs 11] [--write]
 
 Prints medians over fresh processes, beside the floor: a Python that imports nothing, and one that
 imports NumPy and ONNX Runtime, which every run must pay.
@@ -8,15 +8,15 @@ imports NumPy and ONNX Runtime, which every run must pay.
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+from report import Report, add_write
+
 from ovml_deploy import assets
-from ovml_deploy.runtime.threads import available_cpus
 
 CASES = {
     "python -c pass (floor)": ["-c", "pass"],
@@ -48,13 +48,17 @@ def measure(arguments: list[str], runs: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=11)
-    runs = parser.parse_args().runs
+    add_write(parser)
+    given = parser.parse_args()
     photo = str(assets.sample_photographs()[0])
-    print(f"{platform.machine()}, {available_cpus()} CPUs, Python {platform.python_version()}")
-    print(f"{'medians of ' + str(runs) + ' fresh processes':<36}{'ms':>8}{'slowest':>10}")
+    report = Report("Start-up")
+    rows = [[f"medians of {given.runs} fresh processes", "ms", "slowest"]]
     for name, arguments in CASES.items():
-        times = measure([part.format(photo=photo) for part in arguments], runs)
-        print(f"{name:<36}{statistics.median(times):>8.0f}{max(times):>10.0f}")
+        times = measure([part.format(photo=photo) for part in arguments], given.runs)
+        rows.append([name, f"{statistics.median(times):.0f}", f"{max(times):.0f}"])
+        report.headline(name, f"{rows[-1][1]} ms")
+    report.table("cold processes", rows)
+    report.write(given.write)
 
 
 if __name__ == "__main__":
