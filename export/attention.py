@@ -114,4 +114,6 @@ class CrossAttention(nn.Module):
         attention = (query.flatten(1, 2) @ source.transpose(1, 2)).softmax(dim=-1)
         by_head = (1, (self.heads, -1))
         attended = (attention @ source).unflatten(*by_head) @ self.value
-        return attended.transpose(1, 2).flatten(2) + self.bias, attention.unflatten(*by_head).mean(1)
+        return attended.transpose(1, 2).flatten(2) + self.bias, attention.unflatten(*by_head).mean(
+            1
+        )

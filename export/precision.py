@@ -23,7 +23,7 @@ from ovml_deploy.errors import ExportError
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 BFLOAT16_OPSET = 22  # the first whose Conv takes bfloat16
 
-_PROTOBUF_LIMIT = 2_000_000_000
+_INSIDE = 128 << 20  # bytes; larger weights lie beside the graph: runtimes map, not parse them
 _MOVES = frozenset(  # the first input's values only change places, or are picked
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Gather"}
     | {"Expand", "Split", "Concat", "Relu", "Clip", "MaxPool"}
@@ -55,7 +55,6 @@ def lower_encoder(path: Path, precision: str) -> None:
         model = with_plain_weights(onnx.load(path))
         lower_precision(model, precision)
         store_compactly(model)
-        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
         save_graph(model, path)
 
 
@@ -283,9 +282,9 @@ def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph, with its weights beside it where one file cannot hold them."""
-    # not ByteSize(), which fails above the limit
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _PROTOBUF_LIMIT:
+    """Write a graph; large weights lie beside it, where they load quicker (2 GB could not be inside)."""
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # an earlier graph's
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _INSIDE:
         onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
     else:
         onnx.save(model, path)

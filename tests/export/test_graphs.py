@@ -116,11 +116,11 @@ def test_a_frozen_dimension_is_found() -> None:
         graphs._check_free_dimensions(frozen, {"pixels": {0: graphs._dim("batch")}})
 
 
-def test_weights_beyond_protobufs_limit_stand_beside_the_graph(
+def test_large_weights_lie_beside_the_graph(
     tiny_model, bundle_copy: Path, tmp_path, monkeypatch
 ) -> None:
     """Such a file is covered by its own hash, and checked whenever the graph is asked for."""
-    monkeypatch.setattr(precision, "_PROTOBUF_LIMIT", 100)
+    monkeypatch.setattr(precision, "_INSIDE", 100)
     export_encoder(tiny_model, bundle_copy / "encoder.onnx")
     weights = bundle_copy / "encoder.onnx.data"
     assert weights.stat().st_size > 100_000
