@@ -5,6 +5,7 @@ The weights and the results are the same, up to rounding.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def written_out(model: TaggingModel) -> Iterator[None]:
             replace(block, "attn", SelfAttention(block.attn))
     if isinstance(model.head, QKSHead):
         for layer in model.head.net.encoder.layer:
-            cross = layer.crossattention
+            cross: Any = layer.crossattention
             replace(cross, "self", CrossAttention(cross.self))
     try:
         yield
@@ -94,10 +95,11 @@ class CrossAttention(nn.Module):
     For 12 queries and 197 tokens that is a quarter of the arithmetic.
     """
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: Any) -> None:
+        """Take the place of the attention of ``ovml_deploy.models.qks``."""
         super().__init__()
-        self.heads = attention.heads
-        self.query = attention.query
+        self.heads: int = attention.heads
+        self.query: nn.Linear = attention.query
         self.key = attention.key.weight.detach().unflatten(0, (self.heads, -1))  # [heads, d, W]
         values = attention.value.weight.detach().unflatten(0, (self.heads, -1))
         self.value = values.transpose(1, 2).contiguous()  # [heads, W, d]

@@ -86,8 +86,8 @@ class TextEncoder:
                 progress(start + len(some), len(missing))
         embeddings = np.empty((len(texts), self._bundle.label_dim), dtype=np.float32)
         for start in range(0, len(texts), _ROWS_AT_ONCE):
-            some = texts[start : start + _ROWS_AT_ONCE]
-            embeddings[start : start + len(some)] = [known[label] for label in some]
+            part = slice(start, start + _ROWS_AT_ONCE)
+            embeddings[part] = [known[label] for label in texts[part]]
         hashes = self._bundle.text_hash, self._bundle.prompt_hash
         return Vocabulary(name, texts, embeddings, *hashes)
 
@@ -109,7 +109,7 @@ class TextEncoder:
         rows = {key: row for key, row in self._cache.get([*label_of]).items() if row.shape == shape}
         found: dict[str, np.ndarray] = {}
         for some in batches(rows.items(), _ROWS_AT_ONCE):
-            whole = np.isfinite([row for _, row in some]).all(axis=1)
+            whole: list[bool] = np.isfinite(np.stack([row for _, row in some])).all(axis=1).tolist()
             # a damaged row is encoded again
             found |= {
                 label_of[key]: row for (key, row), good in zip(some, whole, strict=True) if good
