@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovml_deploy import __version__, assets, output
+from ovml_deploy.cli.archives import index_command, retag_command
 from ovml_deploy.cli.doctor import doctor_command
 from ovml_deploy.cli.evaluate import evaluate_command
 from ovml_deploy.cli.knowledge import knowledge_command
@@ -125,7 +126,9 @@ class Commands:
 
     doctor = staticmethod(doctor_command)
     evaluate = staticmethod(evaluate_command)
+    index = staticmethod(index_command)
     knowledge = staticmethod(knowledge_command)
+    retag = staticmethod(retag_command)
     serve = staticmethod(serve_command)
     verify = staticmethod(verify_command)
 

@@ -1,0 +1,136 @@
+"""Reads an archive, a block of images at a time."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovml_deploy.pipelines.archives.arrow import DAMAGED, pa, pq
+from ovml_deploy.pipelines.archives.layout import (
+    Manifest,
+    copies_file,
+    count_parts,
+    damaged,
+    part_file,
+)
+from ovml_deploy.pipelines.archives.quantized import DTYPES, unpack
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images of an archive: ``names`` (an Arrow array), ``features`` ``[B, M, D]`` (float32).
+
+    ``row``: the number of the first of them, counted over all parts.
+    """
+
+    row: int
+    names: Any
+    features: np.ndarray
+
+
+class Copies:
+    """Names whose content is in a row of the archive: 16 bytes each, and the name."""
+
+    def __init__(self, names: Any, rows: np.ndarray) -> None:
+        order = np.argsort(rows, kind="stable")
+        self._names, self._order, self._rows = names, order, rows[order]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of(self, block: Block) -> tuple[Any, np.ndarray]:
+        """Return the names of the copies of a block's images, and the images' places in it."""
+        ends = (block.row, block.row + len(block.names))
+        first, last = np.searchsorted(self._rows, ends)
+        names = self._names.take(pa.array(self._order[first:last]))
+        return names, self._rows[first:last] - block.row
+
+
+class StoredFeatures:
+    """The features of an archive, as its finished parts were when it was opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = Manifest.read(folder)
+        self._parts = [part_file(folder, number) for number in range(count_parts(folder))]
+        self._counts = [self._count(path) for path in self._parts]
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """All images whose content another one had first."""
+        tables = []
+        for number in range(len(self._parts)):
+            path = copies_file(self.folder, number)
+            if path.exists():
+                with _naming(path):
+                    tables.append(pq.read_table(path, columns=["path", "row"], use_threads=False))
+        if not tables:
+            return Copies(pa.array([], pa.large_string()), np.empty(0, np.int64))
+        table = pa.concat_tables(tables)
+        names = table.column("path").cast(pa.large_string()).combine_chunks()
+        return Copies(names, table.column("row").to_numpy())
+
+    def blocks(self, size: int, reused: int = 0) -> Iterator[Block]:
+        """Yield all images, in order, at most ``size`` at once. Raises ArchiveError.
+
+        ``reused``: write features over those of so many blocks before, 0 for never.
+        """
+        manifest = self.manifest
+        shape = (size, manifest.features, manifest.embedding)
+        buffers = itertools.cycle([np.empty(shape, np.float32) for _ in range(reused)] or [None])
+        row = 0
+        columns = ["path", "features", *(["scales"] if self.manifest.precision == "int8" else [])]
+        for path in self._parts:
+            with _naming(path), pq.ParquetFile(path, pre_buffer=False) as file:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group, columns=columns, use_threads=False)
+                    for start in range(0, len(table), size):
+                        block = self._block(table.slice(start, size), row, next(buffers))
+                        row += len(block.names)
+                        yield block
+
+    def _block(self, table: Any, row: int, out: np.ndarray | None) -> Block:
+        manifest = self.manifest
+        shape = (manifest.features, manifest.embedding)
+        columns = {"features": _array(table, "features", DTYPES[manifest.precision], shape)}
+        if manifest.precision == "int8":
+            columns["scales"] = _array(table, "scales", np.dtype("<f4"), shape[:1])
+        features = unpack(columns, manifest.centre_array, out)
+        return Block(row, table.column("path").combine_chunks(), features)
+
+    def _count(self, path: Path) -> int:
+        with _naming(path), pq.ParquetFile(path) as file:
+            size = DTYPES[self.manifest.precision].itemsize
+            wanted = size * self.manifest.features * self.manifest.embedding
+            found = file.schema_arrow.field("features").type
+            if found != pa.binary(wanted):
+                raise ValueError(f"its features are {found}, not {wanted} bytes")
+            return file.metadata.num_rows
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what Arrow says of a damaged file into an ArchiveError that names it."""
+    try:
+        yield
+    except (*DAMAGED, KeyError) as error:
+        raise damaged(path, error) from error
+
+
+def _array(table: Any, column: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A column of fixed-size binary, where it lies."""
+    chunks = []
+    for chunk in table.column(column).chunks:
+        width = int(np.prod(shape)) * dtype.itemsize
+        raw = np.frombuffer(chunk.buffers()[1], np.uint8)
+        raw = raw[chunk.offset * width : (chunk.offset + len(chunk)) * width]
+        chunks.append(raw.view(dtype).reshape(len(chunk), *shape))
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)

@@ -1,0 +1,209 @@
+"""Tags the images of an archive with any vocabulary, without the images."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ovml_deploy.errors import UsageError
+from ovml_deploy.pipelines.archives.layout import Manifest
+from ovml_deploy.pipelines.archives.reading import Block, Copies, StoredFeatures
+from ovml_deploy.pipelines.archives.selection import Selected, Selection
+from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.runtime.calibration import Calibration
+from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.results import Tag, TagResult
+from ovml_deploy.runtime.tagger import Tagger, VocabularySource
+from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.runtime.vocabulary import Vocabulary
+
+#: Labels that are matched at once.
+TILE = 8192
+#: Numbers (float32) that the features of a block have at most, and its similarities.
+_NUMBERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class TagBlock:
+    """The tags of some images: ``names`` (an Arrow array), and their tags in columns."""
+
+    names: Any
+    tags: Selected
+    vocabulary: Vocabulary
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[TagResult]:
+        """Yield each image's tags as a Tagger gives them."""
+        tags, at, labels = self.tags, 0, self.vocabulary.labels
+        for name, count in zip(self.names.to_pylist(), tags.counts.tolist(), strict=True):
+            chosen = tuple(
+                Tag(
+                    labels[tags.labels[i]],
+                    float(tags.scores[i]),
+                    float(tags.logits[i]),
+                    int(tags.queries[i]),
+                )
+                for i in range(at, at + count)
+            )
+            at += count
+            yield TagResult(name, chosen, self.vocabulary.id)
+
+
+class Archive:
+    """Images encoded once: their features, in a folder that :func:`index` fills.
+
+    Any number of processes may read one, also while another fills it; an archive has the parts that
+    were finished when it was opened.
+    """
+
+    def __init__(self, stored: StoredFeatures) -> None:
+        """Use :meth:`open`."""
+        self._stored = stored
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Archive":
+        """Open an archive. Raises ArchiveError."""
+        return cls(StoredFeatures(Path(path)))
+
+    def __len__(self) -> int:
+        return self.images + self.copies
+
+    @property
+    def manifest(self) -> Manifest:
+        """What encoded it, and what storing the features lost."""
+        return self._stored.manifest
+
+    @property
+    def images(self) -> int:
+        """How many distinct images it has."""
+        return len(self._stored)
+
+    @property
+    def copies(self) -> int:
+        """How many more names, of images with the content of another one."""
+        return len(self._stored.copies)
+
+    def check_model(self, bundle: Bundle) -> None:
+        """Raise ArchiveError where another model made the features."""
+        self.manifest.check_model(bundle, self._stored.folder)
+
+    def blocks(self, size: int = 256) -> Iterator[Block]:
+        """Yield all distinct images with features ``[B, M, D]`` (float32). Raises ArchiveError."""
+        return self._stored.blocks(size)
+
+    def retag(
+        self,
+        engine: Engine | Tagger,
+        vocabulary: VocabularySource,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+    ) -> Iterator[TagResult]:
+        """Yield each image's tags, as ``Tagger.tag`` would give them; copies follow their originals.
+
+        ``top_k`` and ``threshold`` as for ``Tagger.tag``. Raises ArchiveError, also for another
+        model's archive, UsageError, LabelError, VocabularyError.
+        """
+        return (
+            row
+            for block in self.retag_blocks(engine, vocabulary, top_k, threshold)
+            for row in block
+        )
+
+    def retag_blocks(
+        self,
+        engine: Engine | Tagger,
+        vocabulary: VocabularySource,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+    ) -> Iterator[TagBlock]:
+        """Yield the tags of some images at a time, in columns: the fast way; else as :meth:`retag`.
+
+        Memory: the vocabulary's embeddings, twice where they are more than TILE labels; some 150 MB
+        of blocks; 16 bytes and the name for each copy.
+        """
+        tagger = engine if isinstance(engine, Tagger) else Tagger(engine)
+        self.check_model(tagger.bundle)
+        if top_k is not None and top_k < 1:
+            raise UsageError(f"top_k is {top_k}; it must be at least 1.")
+        if threshold is not None and not 0.0 <= threshold <= 1.0:
+            raise UsageError(f"threshold is {threshold}; scores lie between 0 and 1.")
+        words = tagger.make_vocabulary(vocabulary)
+        words.check_fits(tagger.bundle)
+        if threshold is None and words.calibration is not None:
+            threshold = words.calibration.threshold
+        count = len(words) if top_k is None else min(top_k, len(words))
+        return self._retag(_Matching(tagger.engine, words, count, threshold))
+
+    def _retag(self, matching: "_Matching") -> Iterator[TagBlock]:
+        manifest, copies = self.manifest, self._stored.copies
+        size = matching.images_at_once(manifest.features, manifest.embedding)
+        workers = available_cpus()
+        pending: deque[Future[list[TagBlock]]] = deque()
+        with ThreadPoolExecutor(workers, thread_name_prefix="ovml-match") as pool:
+            try:
+                for block in self._stored.blocks(size, workers + 1):
+                    pending.append(pool.submit(matching.tags, block, copies))
+                    if len(pending) > workers:
+                        yield from pending.popleft().result()
+                while pending:
+                    yield from pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+class _Matching:
+    """A vocabulary in tiles of labels, and what is to be kept of it."""
+
+    def __init__(
+        self, engine: Engine, vocabulary: Vocabulary, count: int, threshold: float | None
+    ) -> None:
+        self._engine, self._vocabulary = engine, vocabulary
+        self._count, self._threshold = count, threshold
+        self._softmax = vocabulary.calibration is None and engine.bundle.activation == "softmax"
+        self._tiles = [*_tiles(vocabulary)]
+
+    def images_at_once(self, features: int, embedding: int) -> int:
+        """Return how many images keep a block's numbers below _NUMBERS, at least one."""
+        labels = min(len(self._vocabulary), TILE)
+        widest = max(features * embedding, features * labels, self._count)
+        return max(1, _NUMBERS // widest)
+
+    def tags(self, block: Block, copies: Copies) -> list[TagBlock]:
+        """Return the tags of a block's images, and of their copies if there are some."""
+        selection = Selection(len(block.features), self._count, self._softmax)
+        for first, tile in self._tiles:
+            logits, winners = self._engine.match(block.features, tile)
+            calibration = tile.calibration
+            ranks = logits if calibration is None else calibration.logits(logits)
+            selection.add(first, logits, winners, ranks)
+        tags = selection.result(self._threshold)
+        found = [TagBlock(block.names, tags, self._vocabulary)]
+        names, places = copies.of(block)
+        if len(names):
+            found.append(TagBlock(names, tags.take(places), self._vocabulary))
+        return found
+
+
+def _tiles(vocabulary: Vocabulary) -> Iterator[tuple[int, Vocabulary]]:
+    if len(vocabulary) <= TILE:
+        yield 0, vocabulary
+        return
+    for first in range(0, len(vocabulary), TILE):
+        part = slice(first, first + TILE)
+        calibration: Calibration | None = vocabulary.calibration
+        if calibration is not None:
+            calibration = replace(calibration, offsets=calibration.offsets[part])
+        yield (
+            first,
+            replace(
+                vocabulary,
+                labels=vocabulary.labels[part],
+                embeddings=vocabulary.embeddings[part],
+                calibration=calibration,
+            ),
+        )

@@ -1,0 +1,185 @@
+"""Where an archive's images come from: files, WebDataset's tar shards, Parquet files."""
+
+import glob
+import hashlib
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ovml_deploy.errors import ImageError, UsageError
+from ovml_deploy.pipelines.archives.arrow import DAMAGED, pa, pq
+from ovml_deploy.pipelines.folders import SUFFIXES, find_images
+from ovml_deploy.runtime.images import MAX_BYTES, open_image
+
+_TARS = (".tar", ".tar.gz", ".tgz")
+_PARQUET = ".parquet"
+_ROWS_AT_ONCE = 16
+
+#: Whether an image of this name is still to be read.
+Wanted = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to come: its name, and its content, the file that has it, or why there is none."""
+
+    name: str
+    content: bytes | Path | ImageError
+
+
+@dataclass(frozen=True)
+class Content:
+    """An image's bytes and their SHA-256."""
+
+    data: bytes
+    digest: bytes
+
+
+def check_sources(names: Iterable[str], image_column: str) -> None:
+    """Raise UsageError for sources that cannot be meant, before any work."""
+    names = list(names)
+    if not names:
+        raise UsageError("No images are named. Give files, folders, patterns, .tar or .parquet.")
+    for name in _expanded(names):
+        if name.endswith(_PARQUET) and Path(name).is_file():
+            _check_column(name, image_column)
+
+
+def find_items(names: Iterable[str], wanted: Wanted, image_column: str) -> Iterator[Item]:
+    """Yield the images of all sources, in order, that are ``wanted``.
+
+    An image in a tar is named ``shard.tar::member.jpg``, one in a Parquet ``file.parquet::row``. A
+    tar or Parquet that is damaged gives one item that says so, after the images before the damage.
+    """
+    for name in _expanded(names):
+        if name.endswith((*_TARS, _PARQUET)):
+            wanted(
+                stored_name(name)
+            )  # itself no image, but read, as one that is damaged may be again
+        if name.endswith(_TARS):
+            yield from _guarded(name, _tar_items(name, wanted))
+        elif name.endswith(_PARQUET):
+            yield from _guarded(name, _parquet_items(name, wanted, image_column))
+        else:
+            for path in map(Path, find_images([name])):
+                if wanted(stored_name(str(path))):
+                    yield Item(stored_name(str(path)), path)
+
+
+def read(item: Item) -> Content:
+    """Return an image's bytes. Raises ImageError."""
+    if isinstance(item.content, ImageError):
+        raise item.content
+    data = item.content if isinstance(item.content, bytes) else _read_file(item.content)
+    return Content(data, hashlib.sha256(data).digest())
+
+
+def stored_name(name: str) -> str:
+    """Return a name as UTF-8 can hold it: what is no UTF-8 in a file's name is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if 0 < path.stat().st_size <= MAX_BYTES and path.is_file():
+            return path.read_bytes()
+    except OSError:
+        pass
+    open_image(path)  # says what is wrong with it
+    raise ImageError(f"{path}: cannot be read.")
+
+
+def _expanded(names: Iterable[str]) -> Iterator[str]:
+    """Patterns of tars and Parquet files become those; the rest is find_images' business."""
+    for name in names:
+        if not name.endswith((*_TARS, _PARQUET)) or Path(name).exists() or not glob.has_magic(name):
+            yield name
+            continue
+        matches = sorted(glob.glob(name, recursive=True))
+        if not matches:
+            raise UsageError(f"No file matches the pattern {name!r}.")
+        yield from matches
+
+
+def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
+    last = "its start"
+    try:
+        for item in items:
+            yield item
+            last = item.name.removeprefix(f"{name}::")
+    except FileNotFoundError:
+        yield Item(stored_name(name), ImageError(f"{name}: there is no such file."))
+    except (tarfile.TarError, EOFError, zlib.error, *DAMAGED) as error:
+        why = f"{name}: cannot be read behind {last} ({error}). Fetch it again, and run this again."
+        yield Item(stored_name(name), ImageError(why))
+
+
+def _tar_items(path: str, wanted: Wanted) -> Iterator[Item]:
+    seen: dict[str, int] = {}
+    with tarfile.open(path) as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
+            if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
+                continue
+            name = stored_name(f"{path}::{member.name}")
+            seen[name] = seen.get(name, 0) + 1
+            if seen[name] > 1:  # a tar may hold a name twice
+                name = f"{name}#{seen[name]}"
+            if wanted(name):
+                yield Item(name, _member_bytes(tar, member, name))
+
+
+def _member_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes | ImageError:
+    if member.size > MAX_BYTES:
+        return ImageError(f"{name}: {member.size:,} bytes; at most {MAX_BYTES:,} are read.")
+    file = tar.extractfile(member)
+    data = b"" if file is None else file.read()
+    if len(data) != member.size:
+        raise tarfile.ReadError(f"{member.name} has {len(data):,} of {member.size:,} bytes")
+    return data if data else ImageError(f"{name}: is empty (0 bytes).")
+
+
+def _parquet_items(path: str, wanted: Wanted, column: str) -> Iterator[Item]:
+    row = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[column], use_threads=False):
+            values = batch.column(0)
+            if pa.types.is_struct(values.type):
+                values = pa.compute.struct_field(values, "bytes")
+            for value in values:
+                name = stored_name(f"{path}::{row}")
+                row += 1
+                if wanted(name):
+                    yield Item(name, _row_bytes(value, name))
+
+
+def _row_bytes(value: Any, name: str) -> bytes | ImageError:
+    if not value.is_valid:
+        return ImageError(f"{name}: there are no bytes in this row.")
+    if (size := len(value.as_buffer())) > MAX_BYTES:
+        return ImageError(f"{name}: {size:,} bytes; at most {MAX_BYTES:,} are read.")
+    return value.as_py() or ImageError(f"{name}: is empty (0 bytes).")
+
+
+def _check_column(path: str, column: str) -> None:
+    """A wrong name would fail every row of every file."""
+    try:
+        schema = pq.read_schema(path)
+    except DAMAGED:
+        return  # one damaged source, reported with the others
+    if column not in schema.names:
+        raise UsageError(
+            f"{path} has no column {column!r}; it has: {', '.join(schema.names)}. Name the one with "
+            "the images: --image-column NAME."
+        )
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise UsageError(
+            f"The column {column!r} of {path} holds {kind}; images are encoded bytes, or a struct "
+            "with a field 'bytes'."
+        )
