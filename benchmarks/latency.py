@@ -150,6 +150,15 @@ def _report_stages(
     return {"labels": len(words), "seconds": found}
 
 
+def _floor(engine: Engine, shape: tuple[int, ...]) -> Any:
+    """Return the encoder's floor by OpenVINO's rate of products; None where another engine runs."""
+    if engine.backend.device != "openvino":
+        return None
+    from floor import floor
+
+    return floor(engine.bundle.file(ENCODER), shape, engine.backend.precision)
+
+
 def _report_batch(
     engine: Engine,
     others: Sequence[tuple[str, peers.Peer]],
@@ -160,6 +169,7 @@ def _report_batch(
 ) -> dict[str, Any]:
     shape = (size, *engine.bundle.preprocessing.size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    before = _floor(engine, shape)
     turns, off = measure_batch(engine, others, pixels, words, seconds)
     rows = [["", "p50 / p90 / p99 ms", "images/s", "x ours", "logits off ours by"]]
     runs = {}
@@ -178,10 +188,8 @@ def _report_batch(
         )
         runs[name] = {"turns": taken, "images_a_second": rate, "times_ours": times}
     answer: dict[str, Any] = {"batch": size, "labels": len(words), "runs": runs}
-    if engine.backend.device == "openvino":  # whose rate it is
-        from floor import floor
-
-        least = floor(engine.bundle.file(ENCODER), shape, engine.backend.precision)
+    if before is not None and (after := _floor(engine, shape)) is not None:
+        least = min(before, after, key=lambda floor: floor.seconds)
         over = median(turns[_OURS]) / least.seconds
         text = f"{least.flops / size / 1e9:.1f} GFLOP an image at {least.rate / 1e9:.0f} GFLOP/s"
         rows.append([f"floor: {text}", f"{1e3 * least.seconds:.1f}", "", f"1/{over:.2f}", ""])
