@@ -4,13 +4,15 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ovml_deploy.errors import UsageError
-from ovml_deploy.runtime.results import TagResult
 
 if TYPE_CHECKING:
     from ovml_deploy.runtime.engine import Engine
+    from ovml_deploy.runtime.results import TagResult
 
 FORMATS = ("table", "json", "csv")
 
@@ -21,7 +23,13 @@ def check_format(name: str) -> None:
         raise UsageError(f"Unknown format {name!r}. Choose one of: {', '.join(FORMATS)}.")
 
 
-def print_results(results: Iterable[TagResult], form: str) -> int:
+def get_ready(form: str) -> None:
+    """Import what a format takes on a thread, while the caller waits for an engine to load."""
+    if form == "table":
+        Thread(target=import_module, args=("rich.table",)).start()
+
+
+def print_results(results: Iterable["TagResult"], form: str) -> int:
     """Print results as they come and return how many images failed.
 
     JSON: an array with one object a line. CSV: one row a tag, and one for a failed image.
@@ -75,14 +83,16 @@ def show_encoding(done: int, total: int) -> None:
         print(f"encoding labels: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 
 
-def _note_failures(results: Iterable[TagResult], failed: list[TagResult]) -> Iterator[TagResult]:
+def _note_failures(
+    results: Iterable["TagResult"], failed: list["TagResult"]
+) -> Iterator["TagResult"]:
     for result in results:
         if result.error is not None:
             failed.append(result)
         yield result
 
 
-def _write_table(results: Iterable[TagResult]) -> None:
+def _write_table(results: Iterable["TagResult"]) -> None:
     rows = []
     for result in results:
         tags = "  ".join(f"{tag.label} {tag.score:.2f}" for tag in result)
@@ -90,7 +100,7 @@ def _write_table(results: Iterable[TagResult]) -> None:
     print_rows("", ("image", "tags"), rows)
 
 
-def _write_json(results: Iterable[TagResult]) -> None:
+def _write_json(results: Iterable["TagResult"]) -> None:
     ascii_only = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
     sys.stdout.write("[")
     for index, result in enumerate(results):
@@ -103,7 +113,7 @@ def _write_json(results: Iterable[TagResult]) -> None:
     sys.stdout.write("\n]\n")
 
 
-def _write_csv(results: Iterable[TagResult]) -> None:
+def _write_csv(results: Iterable["TagResult"]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(("image", "label", "score", "error"))
     for result in results:
