@@ -4,8 +4,6 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import import_module
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from ovml_deploy.errors import UsageError
@@ -21,12 +19,6 @@ def check_format(name: str) -> None:
     """Raise UsageError for a format that does not exist."""
     if name not in FORMATS:
         raise UsageError(f"Unknown format {name!r}. Choose one of: {', '.join(FORMATS)}.")
-
-
-def get_ready(form: str) -> None:
-    """Import what a format takes on a thread, while the caller waits for an engine to load."""
-    if form == "table":
-        Thread(target=import_module, args=("rich.table",)).start()
 
 
 def print_results(results: Iterable["TagResult"], form: str) -> int:

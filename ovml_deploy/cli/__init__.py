@@ -68,7 +68,6 @@ class Commands:
             raise UsageError("Give --vocab or --labels, not both.")
         images = find_images(photos)
         words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
-        output.get_ready(format)
         tagger = Tagger.load(engine, device, words, output.show_encoding, precision)
         output.show_engine(tagger.engine)
         results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size)
