@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_memory_is_of_a_process_of_its_own(bench, tiny_bundle: Path, tmp_path: P
     figure, against = bench("memory", tmp_path, *options)["memory, tagging in batches of 2"]
     assert 20 < float(figure.removesuffix(" MB")) < grown.nbytes / (1 << 20) + 20
     assert "x the weights in fp32" in against
+
+
+def test_nodes_add_up(bench, tiny_bundle: Path, tmp_path: Path) -> None:
+    options = ["--engine", str(tiny_bundle), "--precision", "fp32", "--batch", "2", "--calls", "2"]
+    figure, against = bench("nodes", tmp_path, *options)["nodes, batch 2"]
+    assert float(figure.removesuffix(" ms")) > 0
+    text = next(tmp_path.glob("*.md")).read_text()
+    shares = [float(share) for share in re.findall(r"([\d.]+)% \|$", text, re.MULTILINE)]
+    assert abs(sum(shares) - 100) < 1
+    assert 0 < int(re.search(r"(\d+)%", against)[1]) < 100
 
 
 def test_the_short_set_calls_scripts_as_they_are(monkeypatch) -> None:
