@@ -55,7 +55,7 @@ def serve_command(
         device: auto, cpu, openvino, cuda, tensorrt, or a .plan file; only auto chooses by itself
         precision: auto (the fastest the device has), or fp32, bf16, fp16, int8
         max_batch: images computed at once
-        max_delay_ms: milliseconds that an idle engine waits for more images of a batch
+        max_delay_ms: milliseconds that an idle engine waits for others, where less than half are there
         max_queue: images inside at once, before clients are asked to come back later
         max_pixels: pixels that an image may have
         max_body_mb: megabytes that a request may have

@@ -52,10 +52,11 @@ class _Job:
 class Batcher:
     """Runs images through an engine in batches; safe for threads.
 
-    A batch starts with the oldest image and takes what else is there, up to ``max_batch``. For more,
-    an idle engine waits ``max_delay`` seconds, and for those that are expected up to a part of what
-    the last batch took; not at all for an image that comes alone after one that came alone. Images
-    with different vocabularies share the encoder. At most ``max_queue`` images wait. ``observe`` is
+    A batch starts with the oldest image and takes what else is there, up to ``max_batch``. Where that
+    is less than half of the images that are about, an idle engine waits for more: ``max_delay``
+    seconds, and for those that are expected up to a part of what the last batch took. The other half
+    is decoded meanwhile, so that the engine need not wait for it, either. Images with different
+    vocabularies share the encoder. At most ``max_queue`` images wait. ``observe`` is
     called with (images, seconds) of each batch, ``died`` where the thread ends by itself, both on
     the thread.
     """
@@ -197,13 +198,14 @@ class Batcher:
         """Wait for images; None at the end. A job that is taken can no longer be cancelled."""
         with self._changed:
             idle_since = time.monotonic()
+            about = self._last_batch + len(self._jobs) + len(self._expected)
             while True:
                 while not self._jobs:
                     if self._closing:
                         return None
                     self._changed.wait()
                 start = max(self._jobs[0].queued, idle_since)
-                while self._jobs and len(self._jobs) < self._max_batch and not self._closing:
+                while 0 < len(self._jobs) < self._enough(about) and not self._closing:
                     left = start + self._delay() - time.monotonic()
                     if left <= 0:
                         break
@@ -217,10 +219,13 @@ class Batcher:
                     self._last_batch = len(batch)
                     return batch
 
+    def _enough(self, about: int) -> int:
+        """Return for how many images an idle engine does not wait for more of those ``about``."""
+        about = max(about, len(self._jobs) + len(self._expected))
+        return min(self._max_batch, (about + 1) // 2)
+
     def _delay(self) -> float:
         """Return for how many seconds an idle engine may wait for more images."""
-        if max(self._last_batch, len(self._jobs) + len(self._expected)) == 1:
-            return 0.0
         return max(self._max_delay, _PATIENCE * self._last_took if self._expected else 0.0)
 
     def _compute(self, batch: list[_Job]) -> None:

@@ -25,7 +25,7 @@ class Settings:
     """How a server behaves; seconds, bytes and counts. Raises UsageError for what makes no sense.
 
     ``max_queue``: images inside at once, from a request's arrival to its answer; ``max_delay``: what
-    an idle engine waits for more images of a batch; ``state``: the folder that keeps vocabularies,
+    an idle engine waits for others, where less than half are there; ``state``: the folder that keeps vocabularies,
     None to forget them at the end.
     """
 

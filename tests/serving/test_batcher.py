@@ -74,14 +74,35 @@ def test_images_that_wait_share_a_batch(held: Held, images) -> None:
     batcher.close()
 
 
-def test_a_batch_waits_for_company_but_not_for_long(engine: Engine, images) -> None:
-    batcher = Batcher(engine, max_batch=8, max_delay=0.3)
+def after_a_full_batch(held: Held, images, max_delay: float) -> Batcher:
+    """A batcher of eight at once, all of whose callers come again as a rule."""
+    batcher = Batcher(held, max_batch=8, max_delay=max_delay)
+    futures = [batcher.submit(images[0], None)]
+    while not held.batches:
+        time.sleep(0.001)
+    futures += submit_all(batcher, images[:8])
+    held.open.set()
+    assert [future.result(SOON).batch for future in futures] == [1, *[8] * 8]
+    return batcher
+
+
+def test_a_batch_waits_for_company_but_not_for_long(held: Held, images) -> None:
+    batcher = after_a_full_batch(held, images, 0.3)
     together = [future.result(SOON) for future in submit_all(batcher, images[:2])]
     assert [found.batch for found in together] == [2, 2]
-    assert all(found.waited >= 0.3 for found in together)
-    first = batcher.submit(images[0], None)
-    second = batcher.submit(images[1], None)
-    assert (first.result(SOON).batch, second.result(SOON).batch) == (2, 2)
+    assert all(found.waited >= 0.2 for found in together)
+    batcher.close()
+
+
+def test_half_of_those_who_are_about_are_company_enough(held: Held, images) -> None:
+    """The others are decoded while these are computed."""
+    batcher = after_a_full_batch(held, images, 10 * SOON)
+    coming = [batcher.expect() for _ in range(4)]
+    halves = [submit_all(batcher, images[:4])]
+    assert [future.result(SOON).batch for future in halves[0]] == [4] * 4
+    for image, future in zip(images[4:8], coming, strict=True):
+        batcher.submit(image, None, future)
+    assert [future.result(SOON).batch for future in coming] == [4] * 4
     batcher.close()
 
 
@@ -101,11 +122,12 @@ def test_a_batch_waits_for_what_is_expected_a_part_of_the_last_one(held: Held, i
     assert first.result().waited < 0.3
     with pytest.raises(ValueError, match="no image"):
         coming[1].result()
-    never = batcher.expect()
-    assert never.cancel()
+    never = [batcher.expect() for _ in range(3)]
+    assert all(future.cancel() for future in never)
     assert batcher.submit(images[2], None).result(SOON).batch == 1  # waited for in vain
-    batcher.forget(never, ValueError("too late"))
-    assert never.cancelled()
+    for future in never:
+        batcher.forget(future, ValueError("too late"))
+        assert future.cancelled()
     batcher.close()
 
 
