@@ -28,10 +28,25 @@ def print_results(results: Iterable["TagResult"], form: str) -> int:
     """
     writer = {"table": _write_table, "json": _write_json, "csv": _write_csv}[form]
     failed: list[TagResult] = []
-    writer(_note_failures(results, failed))
+    writer(note_failures(results, failed))
+    print_failures(failed)
+    return len(failed)
+
+
+def note_failures(
+    results: Iterable["TagResult"], failed: list["TagResult"]
+) -> Iterator["TagResult"]:
+    """Yield results and add those that failed to ``failed``, too."""
+    for result in results:
+        if result.error is not None:
+            failed.append(result)
+        yield result
+
+
+def print_failures(failed: Iterable["TagResult"]) -> None:
+    """Say on standard error what was wrong with each image that failed."""
     for result in failed:
         print(f"failed: {result.error}", file=sys.stderr)
-    return len(failed)
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -73,15 +88,6 @@ def show_encoding(done: int, total: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == total else "\r"
         print(f"encoding labels: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
-
-
-def _note_failures(
-    results: Iterable["TagResult"], failed: list["TagResult"]
-) -> Iterator["TagResult"]:
-    for result in results:
-        if result.error is not None:
-            failed.append(result)
-        yield result
 
 
 def _write_table(results: Iterable["TagResult"]) -> None:

@@ -1,0 +1,143 @@
+"""Runs every command and snippet of docs/outputs.md, as typed, in a folder like a user's."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from photo_keywords import iptc_keywords, needs_exiftool, xmp_keywords
+from shell import ROOT, run
+
+from ovml_deploy import assets
+from ovml_deploy.cli import main
+
+pytest.importorskip("pyarrow", reason="the extra 'archives' (pyarrow) is not installed")
+
+TEXT = (ROOT / "docs" / "outputs.md").read_text("utf-8")
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
+KEYWORDS = "Keywords in photos"
+
+pytestmark = pytest.mark.skipif(
+    not (assets.MINI / "bundle.json").exists(), reason="the embedded model is not built"
+)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """What the document's commands find: three photographs, labels, a bundle."""
+    (tmp_path / "photos").mkdir()
+    for name in ("cat", "clock", "temple"):
+        shutil.copy(assets.MINI.parent / "samples" / f"{name}.jpg", tmp_path / "photos")
+    (tmp_path / "labels.txt").write_text("cat\nclock\nstatue\n")
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "qks").symlink_to(assets.MINI)
+    return tmp_path
+
+
+@pytest.fixture
+def run_all(world: Path, monkeypatch, capfd) -> Callable[[str], list[str]]:
+    """A function that runs a section's blocks in order and returns what each line and snippet printed.
+
+    In this process, but for what needs a shell: they are many.
+    """
+    monkeypatch.chdir(world)
+
+    def run_line(line: str) -> str:
+        if "|" in line or ">" in line:
+            done = run(line, world)
+            assert done.returncode == 0, (line, done.stderr)
+            return done.stdout
+        program, *arguments = shlex.split(line)
+        assert program == "ovml-deploy"
+        capfd.readouterr()
+        assert main(arguments) == 0, line
+        return capfd.readouterr().out
+
+    def run_block(kind: str, block: str) -> list[str]:
+        if kind == "python":
+            capfd.readouterr()
+            exec(compile(block, "outputs.md", "exec"), {})
+            sys.stdout.flush()
+            return [capfd.readouterr().out]
+        assert kind == "bash"
+        lines = block.strip().splitlines()
+        if lines[0].startswith("pip install"):
+            assert '\narchives = ["pyarrow' in (ROOT / "pyproject.toml").read_text()
+            del lines[0]
+        return [run_line(line) for line in lines]
+
+    def run_section(title: str) -> list[str]:
+        blocks = re.findall(r"^```(\w+)\n(.*?)^```$", SECTIONS[title], re.MULTILINE | re.DOTALL)
+        return [said for block in blocks for said in run_block(*block)]
+
+    return run_section
+
+
+def test_printed(world: Path, run_all) -> None:
+    table, values, _ = run_all("Printed, for people and pipes")
+    assert "photos/cat.jpg" in table
+    assert [Path(value["image"]).name for value in json.loads(values)] == [
+        "cat.jpg",
+        "clock.jpg",
+        "temple.jpg",
+    ]
+    assert (world / "tags-printed.csv").read_text().startswith("image,label,score,error\n")
+
+
+def test_files(run_all) -> None:
+    *_, parquet, table, lines, coco = run_all("Files: Parquet, CSV, JSON lines, COCO")
+    assert "photos/cat.jpg ['cat'" in parquet
+    assert table.startswith("photos/cat.jpg cat 0.")
+    assert lines.startswith("photos/cat.jpg ['cat', ")
+    assert coco.startswith("photos/cat.jpg cat 0.")
+    assert len(lines.splitlines()) == 3
+    assert len(coco.splitlines()) == 9  # three tags each
+
+
+@needs_exiftool
+def test_keywords(world: Path, run_all) -> None:
+    said = run_all(KEYWORDS)
+    assert said[0] == "tagged: 3 copies, 0 failed\n"
+    assert xmp_keywords(world / "tagged" / "cat.jpg")[0] == "cat"
+    assert len(iptc_keywords(world / "tagged" / "cat.jpg")) == 3
+    assert "auto: cat" in xmp_keywords(world / "tagged-mine" / "cat.jpg")
+    assert said[-1].startswith("copies/cat.jpg ('cat', ")
+
+
+@needs_exiftool
+def test_the_table_of_formats_is_right(world: Path) -> None:
+    """The formats that Pillow writes here, in a row of the table each."""
+    from PIL import Image, features
+
+    from ovml_deploy.pipelines.keywords import write_keywords
+    from ovml_deploy.runtime.tagger import Tagger
+
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", SECTIONS[KEYWORDS], re.MULTILINE))
+    kinds = {"JPEG": "jpg", "TIFF": "tif", "PNG": "png", "WebP": "webp", "GIF": "gif"}
+    kinds |= {"BMP": "bmp", "ICO": "ico", "Netpbm": "ppm"}
+    if features.check("jpg_2000"):
+        kinds["JPEG 2000"] = "jp2"
+    if features.check("avif"):
+        kinds["AVIF"] = "avif"
+    folder = world / "kinds"
+    folder.mkdir()
+    pixels = Image.open(world / "photos" / "cat.jpg").resize((64, 64))
+    for kind, ending in kinds.items():
+        pixels.save(folder / f"{kind}.{ending}")
+    tagger = Tagger.load(assets.MINI, vocabulary=["cat", "clock"])
+    for copy in write_keywords(tagger, [str(folder)], world / "out"):
+        kind = Path(copy.source).stem
+        (row,) = [row for row in rows if kind in row.split(", ")]
+        assert (copy.error is None) == (rows[row] == "yes"), copy
+        if copy.error is None:
+            found = subprocess.run(
+                ["exiftool", "-s3", "-sep", ",", "-XMP-dc:Subject", str(copy.path)],
+                capture_output=True,
+                text=True,
+            ).stdout
+            assert found == "cat,clock\n"
