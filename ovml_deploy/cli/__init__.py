@@ -8,10 +8,12 @@ from ovml_deploy import __version__, assets, output
 from ovml_deploy.cli.archives import index_command, retag_command
 from ovml_deploy.cli.doctor import doctor_command
 from ovml_deploy.cli.evaluate import evaluate_command
+from ovml_deploy.cli.keywords import keywords_command
 from ovml_deploy.cli.knowledge import knowledge_command
 from ovml_deploy.cli.serve import serve_command
 from ovml_deploy.cli.train import Train
 from ovml_deploy.cli.verify import verify_command
+from ovml_deploy.cli.video import tag_video_command
 from ovml_deploy.cli.vocab import Vocab
 from ovml_deploy.commandline import SOME_FAILED, command, count, number, run
 from ovml_deploy.errors import UsageError
@@ -43,6 +45,7 @@ class Commands:
         device: str = "auto",
         precision: str = "auto",
         format: str = "table",
+        out: str | None = None,
         batch_size: int = 8,
     ) -> int:
         """Tag image files, folders and patterns.
@@ -58,12 +61,19 @@ class Commands:
             device: auto, cpu, openvino, cuda, tensorrt, or a .plan file; only auto chooses by itself
             precision: auto (the fastest the device has), or fp32, bf16, fp16, int8
             format: table, json or csv
+            out: write a file instead, by its ending .parquet, .csv, .jsonl, or .json (COCO)
             batch_size: images encoded at once
         """
         from ovml_deploy.pipelines.folders import find_images
         from ovml_deploy.runtime.tagger import Tagger
 
         output.check_format(format)
+        if out is not None:
+            from ovml_deploy.pipelines.tag_files import check_out, write_results
+
+            if format != "table":
+                raise UsageError("Give --out or --format, not both.")
+            check_out(out)
         if vocab is not None and labels is not None:
             raise UsageError("Give --vocab or --labels, not both.")
         images = find_images(photos)
@@ -72,6 +82,12 @@ class Commands:
         output.show_engine(tagger.engine)
         results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size)
         shown = output.with_progress(results, len(images), "tagging")
+        if out is not None:
+            failed: list[TagResult] = []
+            written = write_results(output.note_failures(shown, failed), tagger.vocabulary, out)
+            output.print_failures(failed)
+            print(f"{written:,} images: {out}")
+            return SOME_FAILED if failed else 0
         return SOME_FAILED if output.print_results(shown, format) else 0
 
     @command()
@@ -127,9 +143,11 @@ class Commands:
     doctor = staticmethod(doctor_command)
     evaluate = staticmethod(evaluate_command)
     index = staticmethod(index_command)
+    keywords = staticmethod(keywords_command)
     knowledge = staticmethod(knowledge_command)
     retag = staticmethod(retag_command)
     serve = staticmethod(serve_command)
+    tag_video = staticmethod(tag_video_command)
     verify = staticmethod(verify_command)
 
 
