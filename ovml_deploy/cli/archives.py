@@ -1,17 +1,23 @@
 """``ovml-deploy index`` and ``ovml-deploy retag``."""
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ovml_deploy import assets, output
 from ovml_deploy.commandline import SOME_FAILED, command, count, needs_extra, number
 from ovml_deploy.errors import UsageError
 
+if TYPE_CHECKING:
+    from ovml_deploy.pipelines.cluster import Cluster
+
 #: The engine's share of the time below which the stage that holds it up is named.
 _HIDDEN = 0.92
 _SHOWN_EVERY = 64
+_HERE, _RAY = "here", "ray"
 
 
-@command(batch_size=count, shard_rows=count)
+@command(batch_size=count, shard_rows=count, workers=count, worker_cpus=number, worker_gpus=number)
 def index_command(
     *sources: str,
     out: str,
@@ -21,6 +27,11 @@ def index_command(
     batch_size: int = 8,
     shard_rows: int = 4096,
     image_column: str = "image",
+    on: str = _HERE,
+    workers: int = 2,
+    ray_address: str | None = None,
+    worker_cpus: float = 1.0,
+    worker_gpus: float = 0.0,
 ) -> int:
     """Encode images once, into an archive that `retag` tags with any words. Run again, it goes on.
 
@@ -33,24 +44,34 @@ def index_command(
         batch_size: images encoded at once
         shard_rows: images in a file of the archive; as many at most are encoded anew after a kill
         image_column: the column of a Parquet file that holds the images
+        on: here, or ray: on the workers of a Ray cluster, with the same result
+        workers: with --on ray, processes with an engine each
+        ray_address: the cluster's; default: that in RAY_ADDRESS, else a Ray of this machine alone
+        worker_cpus: CPUs that Ray reserves for a worker
+        worker_gpus: GPUs that Ray reserves for a worker
     """
     with needs_extra("archives"):
         from ovml_deploy.pipelines.archives import index
-    from ovml_deploy.runtime.engine import Engine
+    options: dict[str, Any] = {
+        "precision": precision,
+        "batch_size": batch_size,
+        "shard_rows": shard_rows,
+        "image_column": image_column,
+        "progress": _show_index,
+        "on_failure": lambda _, reason: print(f"failed: {reason}", file=sys.stderr),
+    }
+    cluster = _cluster(on, workers, ray_address, worker_cpus, worker_gpus)
+    if cluster is None:
+        from ovml_deploy.runtime.engine import Engine
 
-    opened = Engine.open(engine, device)
-    output.show_engine(opened)
-    report = index(
-        opened,
-        sources,
-        out,
-        precision=precision,
-        batch_size=batch_size,
-        shard_rows=shard_rows,
-        image_column=image_column,
-        progress=_show_index,
-        on_failure=lambda _, reason: print(f"failed: {reason}", file=sys.stderr),
-    )
+        opened = Engine.open(engine, device)
+        output.show_engine(opened)
+        report = index(opened, sources, out, **options)
+    else:
+        from ovml_deploy.pipelines import cluster as distributed
+
+        options |= {"device": device, "on_device": _show_workers(cluster)}
+        report = distributed.index(cluster, engine, sources, out, **options)
     print(
         f"{out}: {report.added:,} images added, {report.copies:,} copies of others, "
         f"{report.skipped:,} there already, {report.failed:,} failed"
@@ -63,7 +84,7 @@ def index_command(
             f"(first {report.loss.images} images)"
         )
     stages = report.stages
-    if report.added and stages.engine_share < _HIDDEN:
+    if cluster is None and report.added and stages.engine_share < _HIDDEN:
         held_up = "decoding" if stages.decoding > stages.storing else "storing"
         print(
             f"bottleneck: {held_up}; the engine computed {stages.engine_share:.0%} of the time",
@@ -72,7 +93,7 @@ def index_command(
     return SOME_FAILED if report.failed else 0
 
 
-@command(top_k=count, threshold=number)
+@command(top_k=count, threshold=number, workers=count, worker_cpus=number, worker_gpus=number)
 def retag_command(
     archive: str,
     out: str,
@@ -82,6 +103,11 @@ def retag_command(
     top_k: int = 5,
     threshold: float | None = None,
     device: str = "auto",
+    on: str = _HERE,
+    workers: int = 2,
+    ray_address: str | None = None,
+    worker_cpus: float = 1.0,
+    worker_gpus: float = 0.0,
 ) -> None:
     """Tag all images of an archive with any words, without the images.
 
@@ -94,6 +120,11 @@ def retag_command(
         top_k: at most so many tags an image
         threshold: only tags with at least this score; default: a calibrated vocabulary's own
         device: auto, cpu, openvino, cuda, tensorrt, or a .plan file; only auto chooses by itself
+        on: here, or ray: on the workers of a Ray cluster, with the same result
+        workers: with --on ray, processes with an engine each
+        ray_address: the cluster's; default: that in RAY_ADDRESS, else a Ray of this machine alone
+        worker_cpus: CPUs that Ray reserves for a worker
+        worker_gpus: GPUs that Ray reserves for a worker
     """
     with needs_extra("archives"):
         from ovml_deploy.pipelines.archives import Archive, write_tags
@@ -104,15 +135,39 @@ def retag_command(
     if (vocab is None) == (labels is None):
         raise UsageError("Name the words: give --vocab or --labels, one of them.")
     check_out(out)
+    cluster = _cluster(on, workers, ray_address, worker_cpus, worker_gpus)
     opened = Archive.open(archive)
     opened.check_model(Bundle.open(engine))
     words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
     tagger = Tagger.load(engine, device, words, output.show_encoding)
     output.show_engine(tagger.engine)
-    blocks = opened.retag_blocks(tagger, tagger.vocabulary, top_k, threshold)
+    question = (tagger, tagger.vocabulary, top_k, threshold)
+    if cluster is None:
+        blocks = opened.retag_blocks(*question)
+    else:
+        from ovml_deploy.pipelines import cluster as distributed
+
+        blocks = distributed.retag_blocks(cluster, archive, *question, device)
     images = write_tags(blocks, out, lambda done: _show(f"tagged: {done:,} of {len(opened):,}"))
     _end()
     print(f"{images:,} images with {len(tagger.vocabulary):,} labels: {out}")
+
+
+def _cluster(
+    on: str, workers: int, address: str | None, cpus: float, gpus: float
+) -> "Cluster | None":
+    """Where to work, None for here."""
+    if on == _HERE:
+        return None
+    if on != _RAY:
+        raise UsageError(f"--on is {on!r}; it is {_HERE!r} or {_RAY!r}.")
+    with needs_extra("archives"):
+        from ovml_deploy.pipelines.cluster import Cluster
+    return Cluster(workers, address, cpus, gpus)
+
+
+def _show_workers(cluster: "Cluster") -> Callable[[str], None]:
+    return lambda device: print(f"{cluster.workers} workers: {device}", file=sys.stderr)
 
 
 def _show_index(done: int, failed: int) -> None:

@@ -146,6 +146,14 @@ class Engine:
         """
         self._prepared(vocabulary)
 
+    def for_callers(self, callers: int) -> "Engine":
+        """Return this engine with a matcher for so many calls of :meth:`match` at once, all the time.
+
+        On the CPU each call then has its share of the threads, where it would have them all.
+        """
+        matcher = self.backend.load(self.bundle, MATCHER, exact=True, callers=callers)
+        return Engine(self.bundle, self.backend, self._encoder, matcher)
+
     def _prepared(self, vocabulary: Vocabulary) -> Graph:
         matcher = self._matchers.get(vocabulary)
         if matcher is None:

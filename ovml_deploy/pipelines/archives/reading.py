@@ -1,7 +1,7 @@
 """Reads an archive, a block of images at a time."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +23,27 @@ from ovml_deploy.pipelines.archives.quantized import DTYPES, unpack
 
 @dataclass(frozen=True)
 class Block:
-    """Images of an archive: ``names`` (an Arrow array), ``features`` ``[B, M, D]`` (float32).
+    """Images of an archive: their ``names`` (an Arrow array), and ``columns`` as they are stored.
 
     ``row``: the number of the first of them, counted over all parts.
     """
 
     row: int
     names: Any
-    features: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    centre: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """Their features ``[B, M, D]`` (float32)."""
+        return self.unpacked()
+
+    def unpacked(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the features, written over those in ``out`` (at least as long) if it is given."""
+        return unpack(self.columns, self.centre, out)
 
 
 class Copies:
@@ -45,10 +58,19 @@ class Copies:
 
     def of(self, block: Block) -> tuple[Any, np.ndarray]:
         """Return the names of the copies of a block's images, and the images' places in it."""
-        ends = (block.row, block.row + len(block.names))
+        ends = (block.row, block.row + len(block))
         first, last = np.searchsorted(self._rows, ends)
         names = self._names.take(pa.array(self._order[first:last]))
         return names, self._rows[first:last] - block.row
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that are read at once: a row group of a part; ``row``: the first, over all parts."""
+
+    part: int
+    number: int
+    row: int
 
 
 class StoredFeatures:
@@ -58,10 +80,13 @@ class StoredFeatures:
         self.folder = folder
         self.manifest = Manifest.read(folder)
         self._parts = [part_file(folder, number) for number in range(count_parts(folder))]
-        self._counts = [self._count(path) for path in self._parts]
+        self.groups: list[Group] = []
+        self._rows = 0
+        for number, path in enumerate(self._parts):
+            self._learn(number, path)
 
     def __len__(self) -> int:
-        return sum(self._counts)
+        return self._rows
 
     @cached_property
     def copies(self) -> Copies:
@@ -78,42 +103,41 @@ class StoredFeatures:
         names = table.column("path").cast(pa.large_string()).combine_chunks()
         return Copies(names, table.column("row").to_numpy())
 
-    def blocks(self, size: int, reused: int = 0) -> Iterator[Block]:
-        """Yield all images, in order, at most ``size`` at once. Raises ArchiveError.
+    def blocks(self, size: int, groups: slice = slice(None)) -> Iterator[Block]:
+        """Yield all images, or those of some groups, in order, at most ``size`` at once.
 
-        ``reused``: write features over those of so many blocks before, 0 for never.
+        Raises ArchiveError.
         """
-        manifest = self.manifest
-        shape = (size, manifest.features, manifest.embedding)
-        buffers = itertools.cycle([np.empty(shape, np.float32) for _ in range(reused)] or [None])
-        row = 0
         columns = ["path", "features", *(["scales"] if self.manifest.precision == "int8" else [])]
-        for path in self._parts:
+        for part, some in itertools.groupby(self.groups[groups], key=lambda group: group.part):
+            path = self._parts[part]
             with _naming(path), pq.ParquetFile(path, pre_buffer=False) as file:
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group, columns=columns, use_threads=False)
+                for group in some:
+                    table = file.read_row_group(group.number, columns=columns, use_threads=False)
                     for start in range(0, len(table), size):
-                        block = self._block(table.slice(start, size), row, next(buffers))
-                        row += len(block.names)
-                        yield block
+                        rows = table.slice(start, size)
+                        yield self._block(rows, group.row + start)
 
-    def _block(self, table: Any, row: int, out: np.ndarray | None) -> Block:
+    def _block(self, table: Any, row: int) -> Block:
         manifest = self.manifest
         shape = (manifest.features, manifest.embedding)
         columns = {"features": _array(table, "features", DTYPES[manifest.precision], shape)}
         if manifest.precision == "int8":
             columns["scales"] = _array(table, "scales", np.dtype("<f4"), shape[:1])
-        features = unpack(columns, manifest.centre_array, out)
-        return Block(row, table.column("path").combine_chunks(), features)
+        names = table.column("path").combine_chunks()
+        return Block(row, names, columns, manifest.centre_array)
 
-    def _count(self, path: Path) -> int:
+    def _learn(self, number: int, path: Path) -> None:
+        """Read where a part's rows are."""
         with _naming(path), pq.ParquetFile(path) as file:
             size = DTYPES[self.manifest.precision].itemsize
             wanted = size * self.manifest.features * self.manifest.embedding
             found = file.schema_arrow.field("features").type
             if found != pa.binary(wanted):
                 raise ValueError(f"its features are {found}, not {wanted} bytes")
-            return file.metadata.num_rows
+            for group in range(file.num_row_groups):
+                self.groups.append(Group(number, group, self._rows))
+                self._rows += file.metadata.row_group(group).num_rows
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import local
 from typing import Any
+
+import numpy as np
 
 from ovml_deploy.errors import UsageError
 from ovml_deploy.pipelines.archives.layout import Manifest
@@ -87,6 +90,11 @@ class Archive:
         """How many more names, of images with the content of another one."""
         return len(self._stored.copies)
 
+    @property
+    def groups(self) -> int:
+        """How many row groups its parts have: what is read at once, and may be read elsewhere."""
+        return len(self._stored.groups)
+
     def check_model(self, bundle: Bundle) -> None:
         """Raise ArchiveError where another model made the features."""
         self.manifest.check_model(bundle, self._stored.folder)
@@ -125,6 +133,16 @@ class Archive:
         Memory: the vocabulary's embeddings, twice where they are more than TILE labels; some 150 MB
         of blocks; 16 bytes and the name for each copy.
         """
+        return self.matched(self.matching(engine, vocabulary, top_k, threshold))
+
+    def matching(
+        self,
+        engine: Engine | Tagger,
+        vocabulary: VocabularySource,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+    ) -> "_Matching":
+        """Return what tags this archive's blocks. Raises what :meth:`retag` raises."""
         tagger = engine if isinstance(engine, Tagger) else Tagger(engine)
         self.check_model(tagger.bundle)
         if top_k is not None and top_k < 1:
@@ -136,16 +154,17 @@ class Archive:
         if threshold is None and words.calibration is not None:
             threshold = words.calibration.threshold
         count = len(words) if top_k is None else min(top_k, len(words))
-        return self._retag(_Matching(tagger.engine, words, count, threshold))
+        return _Matching(tagger.engine.for_callers(available_cpus()), words, count, threshold)
 
-    def _retag(self, matching: "_Matching") -> Iterator[TagBlock]:
+    def matched(self, matching: "_Matching", groups: slice = slice(None)) -> Iterator[TagBlock]:
+        """Yield the tags of all images, or of those in some row groups (see :attr:`groups`)."""
         manifest, copies = self.manifest, self._stored.copies
         size = matching.images_at_once(manifest.features, manifest.embedding)
         workers = available_cpus()
         pending: deque[Future[list[TagBlock]]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="ovml-match") as pool:
             try:
-                for block in self._stored.blocks(size, workers + 1):
+                for block in self._stored.blocks(size, groups):
                     pending.append(pool.submit(matching.tags, block, copies))
                     if len(pending) > workers:
                         yield from pending.popleft().result()
@@ -166,6 +185,7 @@ class _Matching:
         self._count, self._threshold = count, threshold
         self._softmax = vocabulary.calibration is None and engine.bundle.activation == "softmax"
         self._tiles = [*_tiles(vocabulary)]
+        self._own = local()
 
     def images_at_once(self, features: int, embedding: int) -> int:
         """Return how many images keep a block's numbers below _NUMBERS, at least one."""
@@ -175,9 +195,10 @@ class _Matching:
 
     def tags(self, block: Block, copies: Copies) -> list[TagBlock]:
         """Return the tags of a block's images, and of their copies if there are some."""
-        selection = Selection(len(block.features), self._count, self._softmax)
+        features = block.unpacked(self._buffer(block))
+        selection = Selection(len(block), self._count, self._softmax)
         for first, tile in self._tiles:
-            logits, winners = self._engine.match(block.features, tile)
+            logits, winners = self._engine.match(features, tile)
             calibration = tile.calibration
             ranks = logits if calibration is None else calibration.logits(logits)
             selection.add(first, logits, winners, ranks)
@@ -187,6 +208,14 @@ class _Matching:
         if len(names):
             found.append(TagBlock(names, tags.take(places), self._vocabulary))
         return found
+
+    def _buffer(self, block: Block) -> np.ndarray:
+        """Memory of the calling thread: fresh memory takes longer to get than to fill."""
+        shape = block.columns["features"].shape
+        buffer: np.ndarray | None = getattr(self._own, "buffer", None)
+        if buffer is None or len(buffer) < shape[0]:
+            buffer = self._own.buffer = np.empty(shape, np.float32)
+        return buffer
 
 
 def _tiles(vocabulary: Vocabulary) -> Iterator[tuple[int, Vocabulary]]:

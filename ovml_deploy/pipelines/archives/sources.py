@@ -6,6 +6,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,11 +24,20 @@ Wanted = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Some bytes of a file."""
+
+    path: Path
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Item:
-    """An image to come: its name, and its content, the file that has it, or why there is none."""
+    """An image to come: its name, and its content, where that is, or why there is none."""
 
     name: str
-    content: bytes | Path | ImageError
+    content: bytes | Path | Stretch | ImageError
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,12 @@ def check_sources(names: Iterable[str], image_column: str) -> None:
             _check_column(name, image_column)
 
 
-def find_items(names: Iterable[str], wanted: Wanted, image_column: str) -> Iterator[Item]:
+def find_items(
+    names: Iterable[str], wanted: Wanted, image_column: str, in_place: bool = False
+) -> Iterator[Item]:
     """Yield the images of all sources, in order, that are ``wanted``.
+
+    ``in_place``: of a tar that is not compressed, say where an image is instead of reading it.
 
     An image in a tar is named ``shard.tar::member.jpg``, one in a Parquet ``file.parquet::row``. A
     tar or Parquet that is damaged gives one item that says so, after the images before the damage.
@@ -60,7 +74,7 @@ def find_items(names: Iterable[str], wanted: Wanted, image_column: str) -> Itera
                 stored_name(name)
             )  # itself no image, but read, as one that is damaged may be again
         if name.endswith(_TARS):
-            yield from _guarded(name, _tar_items(name, wanted))
+            yield from _guarded(name, _tar_items(name, wanted, in_place))
         elif name.endswith(_PARQUET):
             yield from _guarded(name, _parquet_items(name, wanted, image_column))
         else:
@@ -73,7 +87,11 @@ def read(item: Item) -> Content:
     """Return an image's bytes. Raises ImageError."""
     if isinstance(item.content, ImageError):
         raise item.content
-    data = item.content if isinstance(item.content, bytes) else _read_file(item.content)
+    data = item.content
+    if isinstance(data, Stretch):
+        data = _read_stretch(data, item.name)
+    elif isinstance(data, Path):
+        data = _read_file(data)
     return Content(data, hashlib.sha256(data).digest())
 
 
@@ -90,6 +108,18 @@ def _read_file(path: Path) -> bytes:
         pass
     open_image(path)  # says what is wrong with it
     raise ImageError(f"{path}: cannot be read.")
+
+
+def _read_stretch(where: Stretch, name: str) -> bytes:
+    try:
+        with open(where.path, "rb") as file:
+            file.seek(where.start)
+            data = file.read(where.size)
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read ({error}).") from error
+    if len(data) != where.size:
+        raise ImageError(f"{name}: has {len(data):,} of {where.size:,} bytes.")
+    return data
 
 
 def _expanded(names: Iterable[str]) -> Iterator[str]:
@@ -117,9 +147,11 @@ def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
         yield Item(stored_name(name), ImageError(why))
 
 
-def _tar_items(path: str, wanted: Wanted) -> Iterator[Item]:
+def _tar_items(path: str, wanted: Wanted, in_place: bool) -> Iterator[Item]:
     seen: dict[str, int] = {}
     with tarfile.open(path) as tar:
+        plain = in_place and isinstance(tar.fileobj, BufferedReader)
+        whole = Path(path).stat().st_size if plain else 0
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
             if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
@@ -129,17 +161,26 @@ def _tar_items(path: str, wanted: Wanted) -> Iterator[Item]:
             if seen[name] > 1:  # a tar may hold a name twice
                 name = f"{name}#{seen[name]}"
             if wanted(name):
-                yield Item(name, _member_bytes(tar, member, name))
+                yield Item(name, _member(tar, member, name, Path(path), whole))
 
 
-def _member_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes | ImageError:
+def _member(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, path: Path, whole: int
+) -> bytes | Stretch | ImageError:
+    """A member's bytes, or where they are in a tar that is ``whole`` bytes long (0: unknown)."""
     if member.size > MAX_BYTES:
         return ImageError(f"{name}: {member.size:,} bytes; at most {MAX_BYTES:,} are read.")
+    if member.size == 0:
+        return ImageError(f"{name}: is empty (0 bytes).")
+    if whole and not member.issparse():
+        if member.offset_data + member.size > whole:
+            raise tarfile.ReadError("unexpected end of data")  # as reading it would
+        return Stretch(path, member.offset_data, member.size)
     file = tar.extractfile(member)
     data = b"" if file is None else file.read()
     if len(data) != member.size:
         raise tarfile.ReadError(f"{member.name} has {len(data):,} of {member.size:,} bytes")
-    return data if data else ImageError(f"{name}: is empty (0 bytes).")
+    return data
 
 
 def _parquet_items(path: str, wanted: Wanted, column: str) -> Iterator[Item]:

@@ -143,7 +143,7 @@ def _write_coco(blocks: Iterable[TagBlock], path: Path) -> None:
 def _write_coco_parts(blocks: Iterable[TagBlock], file: IO[str], rest: IO[str]) -> tuple[str, ...]:
     image = annotation = 0
     labels: tuple[str, ...] = ()
-    file.write('{\n"info": {"description": "made by ovml-deploy retag"},\n"images": [')
+    file.write('{\n"info": {"description": "made by ovml-deploy"},\n"images": [')
     for block in blocks:
         labels, tags = block.vocabulary.labels, block.tags
         images = np.repeat(np.arange(len(block)), tags.counts) + image + 1

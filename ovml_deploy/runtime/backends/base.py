@@ -59,8 +59,11 @@ class Backend(Protocol):
     precision: str  #: of the encoder: "fp32", "bf16", "fp16" or "int8"
     description: str  #: what runs it, for people
 
-    def load(self, bundle: Bundle, name: str, exact: bool = False) -> Graph:
+    def load(self, bundle: Bundle, name: str, exact: bool = False, callers: int = 1) -> Graph:
         """Load a graph of a bundle; ``exact``: in fp32 whatever the backend's precision is.
+
+        ``callers``: how many will call it at once, all the time: on the CPU each call then has its
+        share of the threads, where it would have them all.
 
         Raises BundleError where it cannot be used, DeviceError where the device fails.
         """

@@ -156,18 +156,19 @@ class OpenVINO:
             f"OpenVINO {self.version} on CPU, {threads(self._threads)}, {self.precision}"
         )
 
-    def load(self, bundle: Bundle, name: str, exact: bool = False) -> _Compiled:
+    def load(self, bundle: Bundle, name: str, exact: bool = False, callers: int = 1) -> _Compiled:
         """Load a graph. Raises DeviceError where OpenVINO refuses it, BundleError for its file."""
         path = bundle.file(name)
         if not exact and self.precision != "fp32":
             require_survival(bundle, self.device, self.precision, self.version)
-        return self.compile(path, exact)
+        return self.compile(path, exact, callers)
 
-    def compile(self, path: Path, exact: bool = False) -> _Compiled:
+    def compile(self, path: Path, exact: bool = False, callers: int = 1) -> _Compiled:
         """Compile an ONNX file, come what may: see :mod:`ovml_deploy.runtime.backends.probe`."""
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS["fp32"] if exact else self._hint,
             "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": callers,
             "INFERENCE_NUM_THREADS": self._threads,
             # or it would round activations to int8 wherever weights are stored as int8
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,

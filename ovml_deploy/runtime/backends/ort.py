@@ -224,11 +224,11 @@ class OnnxRuntime:
             where = "GPU through CUDA" if device == "cuda" else "GPU through TensorRT"
         self.description = f"ONNX Runtime {onnxruntime.__version__} on {where}, {precision}"
 
-    def load(self, bundle: Bundle, name: str, exact: bool = False) -> Graph:
+    def load(self, bundle: Bundle, name: str, exact: bool = False, callers: int = 1) -> Graph:
         """Load a graph. Raises BundleError where ONNX Runtime refuses it, else DeviceError."""
         # TensorRT rounds products of float32 to TF32, and there is no provider option against it.
         provider = _CUDA if exact and self._provider.caches else self._provider
-        session = self._session(bundle.file(name), provider)
+        session = self._session(bundle.file(name), provider, callers=callers)
         if provider.name not in session.get_providers():  # it falls back with a warning only
             extra = "cuda" if provider is _CUDA else "cuda,tensorrt"
             raise DeviceError(
@@ -256,12 +256,12 @@ class OnnxRuntime:
         return RecordedEncoder(sessions, encoder, path, provider.memory)
 
     def _session(
-        self, path: Path, provider: Provider, batch: int | None = None
+        self, path: Path, provider: Provider, batch: int | None = None, callers: int = 1
     ) -> "onnxruntime.InferenceSession":
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = max(1, self._threads // callers)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if batch is not None:  # then no shape is left to compute, which happens on the CPU
             options.add_free_dimension_override_by_name("batch", batch)

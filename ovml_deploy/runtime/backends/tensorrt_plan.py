@@ -257,7 +257,7 @@ class TensorRTPlan:
         self._libraries = _Libraries(trt, messages, cuda)
         self._runtime = trt.Runtime(tensorrt.logger(trt, messages))
 
-    def load(self, bundle: Bundle, name: str, exact: bool = False) -> InParts:
+    def load(self, bundle: Bundle, name: str, exact: bool = False, callers: int = 1) -> InParts:
         """Load a graph's engine.
 
         Raises BundleError for a plan of another bundle, or a changed one; DeviceError where

@@ -1,0 +1,18 @@
+"""A Ray of this machine alone, for all tests here: it takes many seconds to start."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from local_ray import local_ray
+
+pytest.importorskip("pyarrow", reason="the extra 'archives' (pyarrow) is not installed")
+pytest.importorskip("ray.data", reason="ray[data] is not installed")
+
+
+@pytest.fixture(scope="session")
+def started_ray() -> Iterator[Any]:
+    import ray
+
+    with local_ray(2, {}):
+        yield ray
