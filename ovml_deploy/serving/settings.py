@@ -25,8 +25,8 @@ class Settings:
     """How a server behaves; seconds, bytes and counts. Raises UsageError for what makes no sense.
 
     ``max_queue``: images inside at once, from a request's arrival to its answer; ``max_delay``: what
-    an idle engine waits for others, where less than half are there; ``state``: the folder that keeps vocabularies,
-    None to forget them at the end.
+    an idle engine waits for others, where less than half are there; ``state``: the folder that keeps
+    vocabularies, None to forget them at the end.
     """
 
     max_batch: int = 8
