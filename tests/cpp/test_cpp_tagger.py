@@ -1,0 +1,223 @@
+"""C++ gives the logits and tags that the Python runtime gives on OpenVINO, for every head."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cpp import CallError, CTagger, built, run
+
+from ovml_deploy import assets
+from ovml_deploy.runtime.calibration import Calibration
+from ovml_deploy.runtime.images import open_image
+from ovml_deploy.runtime.tagger import Tagger
+
+_TOLERANCE = 1e-5
+_WORDS = ("cat", "Siamese cat", "coffee cup", "rocket", "clock tower", "caf\u00e9", "R&B")
+
+pytestmark = pytest.mark.skipif(
+    not (assets.MINI / "bundle.json").exists(), reason="the embedded model is not built"
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return built()
+
+
+@pytest.fixture(scope="module")
+def open_both(folder: Path) -> Iterator[Callable[[Path], tuple[CTagger, Tagger]]]:
+    """A function that opens a bundle in C++ and in Python, both on OpenVINO in fp32."""
+    opened: list[CTagger] = []
+
+    def both(bundle: Path) -> tuple[CTagger, Tagger]:
+        opened.append(CTagger(folder / "libovml.so", bundle))
+        return opened[-1], Tagger.load(bundle, device="openvino", precision="fp32")
+
+    yield both
+    for tagger in opened:
+        tagger.close()
+
+
+@pytest.fixture(scope="module")
+def zero_shot_bundle(make_model: Any, tiny_clip: Any, tmp_path_factory: Any) -> Path:
+    from export.onnx import export_bundle
+
+    target = tmp_path_factory.mktemp("bundles") / "zero-shot"
+    export_bundle(make_model(tiny_clip, "zero-shot"), target, {"few": ("cat", "dog", "tree")})
+    return target
+
+
+def relative(value: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.abs(value - reference).max() / np.abs(reference).max())
+
+
+def compare(cpp: CTagger, python: Tagger, images: list[Path]) -> None:
+    for image in images:
+        expected = python.tag(image, top_k=None, threshold=0.0)
+        found, identity = cpp.tag(image.read_bytes(), top_k=0, threshold=0.0)
+        assert [t.label for t in found] == [t.label for t in expected]
+        assert [t.query for t in found] == [t.query for t in expected]
+        scores = [t.score for t in expected]
+        assert [t.score for t in found] == pytest.approx(scores, rel=1e-4, abs=1e-9)
+        pixels = python.bundle.preprocessing(open_image(image))[None]
+        assert np.array_equal(cpp.pixels(image.read_bytes()), pixels.ravel())
+        features = np.asarray(python.engine.encode(pixels))
+        assert relative(cpp.features(pixels), features.ravel()) < _TOLERANCE
+        assert relative(cpp.logits(features), python.match(features).ravel()) < _TOLERANCE
+        direct = cpp.logits(cpp.features(pixels).reshape(features.shape))
+        assert relative(direct, python.match(features).ravel()) < _TOLERANCE
+        assert len(identity) == 16
+
+
+def test_the_embedded_model(open_both) -> None:
+    cpp, python = open_both(assets.MINI)
+    images = assets.sample_photographs()
+    compare(cpp, python, images)
+    for image in images:  # the calibrated vocabulary's own threshold
+        found, identity = cpp.tag(image.read_bytes())
+        expected = python.tag(image)
+        assert [t.label for t in found] == [t.label for t in expected]
+        assert identity == expected.vocabulary_id
+
+
+def test_shared_photographs(open_both, photos: list[Path]) -> None:
+    cpp, python = open_both(assets.MINI)
+    for image in photos[::12]:
+        found = cpp.tag(image.read_bytes())[0]
+        assert [t.label for t in found] == [t.label for t in python.tag(image)], image.name
+
+
+@pytest.mark.parametrize("head", ["tiny_bundle", "tuned_bundle", "zero_shot_bundle"])
+def test_every_head(
+    open_both, head: str, request: pytest.FixtureRequest, pictures: list[Path]
+) -> None:
+    bundle = request.getfixturevalue(head)
+    cpp, python = open_both(bundle)
+    compare(cpp, python, pictures)
+    for name in python.bundle.vocabulary_names():
+        cpp.use_vocabulary(name)
+        python.use_vocabulary(name)
+        compare(cpp, python, pictures[:2])
+
+
+@pytest.mark.parametrize("head", ["mini", "tiny_bundle", "zero_shot_bundle"])
+def test_new_words(
+    open_both, head: str, request: pytest.FixtureRequest, pictures: list[Path]
+) -> None:
+    bundle = assets.MINI if head == "mini" else request.getfixturevalue(head)
+    cpp, python = open_both(bundle)
+    cpp.use_labels(_WORDS)
+    python.use_vocabulary(list(_WORDS))
+    compare(cpp, python, pictures)
+
+
+def test_new_words_of_a_prompt_tuned_model(open_both, tuned_bundle: Path, pictures) -> None:
+    cpp, python = open_both(tuned_bundle)
+    groups = {"cat": None, "tiger": "animals", "drone": None, "oak": "plants", "red car": "things"}
+    cpp.use_labels(
+        [label if group is None else f"{label}\t{group}" for label, group in groups.items()]
+    )
+    python.use_vocabulary(groups)
+    compare(cpp, python, pictures)
+    for line, says in (("cat\tplants", "tuned in the group"), ("drone\tnone such", "no group")):
+        with pytest.raises(CallError, match=says) as failed:
+            cpp.use_labels([line])
+        assert failed.value.code == 4
+
+
+def test_a_calibrated_vocabulary_file(
+    open_both, tiny_bundle: Path, tmp_path: Path, pictures
+) -> None:
+    cpp, python = open_both(tiny_bundle)
+    words = python.make_vocabulary(["cat", "caf\u00e9", "tree"])
+    offsets = np.array([0.5, -0.25, 0.1], np.float32)
+    calibration = Calibration(0.7, offsets, 0.55, 10, 5, None, python.bundle.model_hash)
+    calibrated = dataclasses.replace(words, calibration=calibration)
+    calibrated.save(tmp_path / "words.safetensors")
+    (tmp_path / "words.txt").write_text("cat\r\ncaf\u00e9\n\n  tree \n", "utf-8")
+    cpp.use_vocabulary(str(tmp_path / "words.safetensors"))
+    python.use_vocabulary(calibrated)
+    compare(cpp, python, pictures)
+    assert cpp.tag(pictures[0].read_bytes())[1] == calibrated.id
+    cpp.use_vocabulary(str(tmp_path / "words.txt"))
+    python.use_vocabulary(words)
+    compare(cpp, python, pictures)
+
+
+def test_rgb_frames_with_gaps_between_rows(open_both, tiny_bundle: Path) -> None:
+    cpp, python = open_both(tiny_bundle)
+    wide = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    frame = wide[:, :61]
+    expected = python.tag(np.ascontiguousarray(frame))
+    assert [t.label for t in cpp.tag(frame)[0]] == [t.label for t in expected]
+
+
+def test_the_command_says_what_python_s_says(folder: Path, tmp_path: Path) -> None:
+    images = [*map(str, assets.sample_photographs()), str(tmp_path / "absent.jpg")]
+    options = ("--labels", "cat, dog,rocket,,temple", "--top-k", 2, "--format", "json")
+    done = run(folder / "tag_image", "--bundle", assets.MINI, *options, *images)
+    python = subprocess.run(
+        [
+            *(sys.executable, "-m", "ovml_deploy.cli", "tag", *images, *map(str, options)),
+            *("--device", "openvino", "--precision", "fp32"),
+        ],
+        capture_output=True,
+    )
+    assert done.returncode == python.returncode == 3
+    found, expected = json.loads(done.stdout), json.loads(python.stdout)
+    assert len(found) == len(images)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["image"] == theirs["image"]
+        assert ("error" in ours) == ("error" in theirs)
+        tags = ours.get("tags", [])
+        assert [(t["label"], t["query"]) for t in tags] == [
+            (t["label"], t["query"]) for t in theirs.get("tags", [])
+        ]
+        scores = [t["score"] for t in theirs.get("tags", [])]
+        assert [t["score"] for t in tags] == pytest.approx(scores, rel=1e-4)
+    assert b"absent.jpg: there is no such file" in done.stderr
+
+
+def test_a_table_for_people(folder: Path) -> None:
+    cat = next(path for path in assets.sample_photographs() if path.stem == "cat")
+    done = run(folder / "tag_image", "--bundle", assets.MINI, cat)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().startswith(f"{cat}  domestic cat 1.00")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("a.jpg",), 2, "--bundle is missing"),
+        (("--bundle", "b"), 2, "no images"),
+        (("--bundle", "b", "--top-k", "0", "a.jpg"), 2, "--top-k"),
+        (("--bundle", "b", "--top-k", "x", "a.jpg"), 2, "'x' is not a number"),
+        (("--bundle", "b", "--threshold", "2", "a.jpg"), 2, "[0, 1]"),
+        (("--bundle", "b", "--labels", "a", "--vocab", "b", "a.jpg"), 2, "not both"),
+        (("--bundle", "b", "--colour", "red", "a.jpg"), 2, "--colour"),
+        (("--bundle", "b", "--format", "xml", "a.jpg"), 2, "xml"),
+        (("--bundle", "nowhere", "a.jpg"), 1, "'nowhere' is not a bundle"),
+        (("--bundle", str(assets.MINI), "--vocab", "none such", "a.jpg"), 1, "'none such'"),
+        (("--bundle", str(assets.MINI), "--labels", "a,b,a", "a.jpg"), 1, "repeats label 1"),
+    ],
+)
+def test_a_wrong_command_line(folder: Path, arguments, code: int, says: str) -> None:
+    done = run(folder / "tag_image", *arguments)
+    assert done.returncode == code
+    assert says in done.stderr.decode()
+    assert done.stdout == b""
+
+
+def test_ctest(folder: Path) -> None:
+    """What C++ alone can say: swaps while threads tag, the C interface from C, the fuzzers' corpus."""
+    done = subprocess.run(
+        ["ctest", "--test-dir", str(folder), "--output-on-failure"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert "100% tests passed" in done.stdout
