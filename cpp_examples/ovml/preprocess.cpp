@@ -7,7 +7,7 @@ namespace ovml {
 
 namespace {
 
-constexpr double max_resized_pixels = 256e6, pixels_at_once = 16e6;
+constexpr double max_resized_pixels = 256e6;
 constexpr int precision_bits = 32 - 8 - 2;  // Pillow's fixed point (Resample.c)
 
 double bicubic(double x) {
@@ -149,10 +149,8 @@ std::vector<std::uint8_t> Preprocessing::operator()(const ImageView& image) cons
   const Taps horizontal = taps(across, triangles), vertical = taps(down, triangles);
 
   // Pillow's two rounded passes; only of what the crop keeps. Since Pillow 13, columns come first where
-  // the height loses more than twice as many pixels as the width. The Python runtime resizes a huge
-  // result in strips, which takes rows first in any case.
-  const bool in_strips = rows * columns - static_cast<double>(width) * height > pixels_at_once;
-  const bool rows_first = in_strips || across.from == across.resized || down.resized >= down.from ||
+  // the height loses more than twice as many pixels as the width.
+  const bool rows_first = across.from == across.resized || down.resized >= down.from ||
                           2 * (across.from - across.resized) >= down.from - down.resized;
   const int left = horizontal.first.front(), top = vertical.first.front();
   const int right = horizontal.first.back() + horizontal.count.back();
