@@ -1,5 +1,7 @@
 """A Ray of this machine alone, for tests of what runs on several."""
 
+import atexit
+import functools
 import os
 import secrets
 import shutil
@@ -12,23 +14,21 @@ from typing import Any
 import pytest
 
 _ATTEMPTS = 2
-_STARTS_WITHIN = 240  # seconds; Ray's own 30 are too few where other tests use both cores
+_STARTS_WITHIN = 100  # seconds; Ray's own 30 are too few where other tests use both cores
 
 
 @contextmanager
 def local_ray(cpus: int, variables: Mapping[str, str], **options: Any) -> Iterator[None]:
     """Start Ray, with environment ``variables`` for its workers, and end it.
 
-    Skips where Ray's own processes do not start, and says what they wrote.
+    Skips where its processes do not start, and says what they wrote.
     """
     import ray
 
     home = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, for sockets
-    token = home / "token"
-    token.write_text(secrets.token_hex(32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))  # or it makes one at home
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(_token()))  # or it makes one at home
         patch.setenv("RAY_gcs_server_port_wait_time_s", str(_STARTS_WITHIN))
         for attempt in range(_ATTEMPTS):
             try:
@@ -52,6 +52,16 @@ def local_ray(cpus: int, variables: Mapping[str, str], **options: Any) -> Iterat
         finally:
             ray.shutdown()
             shutil.rmtree(home, ignore_errors=True)
+
+
+@functools.cache
+def _token() -> Path:
+    """What Ray's processes know each other by. Ray reads it once a process, so there is one."""
+    folder = Path(tempfile.mkdtemp(prefix="ray"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "token"
+    path.write_text(secrets.token_hex(32))
+    return path
 
 
 def _logs(home: Path) -> str:

@@ -2,9 +2,7 @@
 
 import json
 import os
-import time
-from collections import deque
-from contextlib import suppress
+from threading import Condition
 from threading import Event as Signal
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,6 +15,7 @@ PASSWORD = "OVML_MQTT_PASSWORD"
 
 _MOST_QUEUED = 10_000
 _AT_LEAST_ONCE = 1
+_NOT_CONNECTED = 4  # just now, so the message waits
 
 
 class MqttSink:
@@ -42,19 +41,21 @@ class MqttSink:
             raise UsageError(f"{url!r}: a topic that is published to has no '#' and no '+'.")
         self.dropped = 0
         self._topic, self._timeout = topic, timeout
-        self._sent: deque[Any] = deque()
+        self._changed = Condition()
+        self._under_way: set[int] = set()  # messages by number, until the broker has them
+        self._early: set[int] = set()
         self._answer = Signal()
         self._refusal: str | None = None
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        self._client = client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         client.max_queued_messages_set(_MOST_QUEUED)
         client.will_set(f"{topic}/status", "offline", _AT_LEAST_ONCE, retain=True)
         client.on_connect = self._connected
+        client.on_publish = self._published
         if parts.username:
             password = os.environ.get(PASSWORD, parts.password or "")
             client.username_pw_set(unquote(parts.username), unquote(password))
         if parts.scheme == "mqtts":
             client.tls_set()
-        self._client = client
         where = f"{parts.hostname}:{parts.port or (8883 if parts.scheme == 'mqtts' else 1883)}"
         try:
             client.connect(parts.hostname, int(where.rsplit(":", 1)[1]))
@@ -70,25 +71,35 @@ class MqttSink:
         """Publish a result, without waiting for the broker."""
         message = as_json(record, epoch)
         text = json.dumps(message, ensure_ascii=False)
-        info = self._client.publish(f"{self._topic}/{message['type']}", text, _AT_LEAST_ONCE)
-        if info.rc not in (0, 4):  # 4: not connected just now, so it waits
-            self.dropped += 1
-            return
-        self._sent.append(info)
-        while self._sent and self._sent[0].is_published():
-            self._sent.popleft()
+        self._publish(message["type"], text)
 
     def close(self) -> None:
         """Wait for what is under way, as long as a broker is given to answer, and say good-bye."""
-        self._client.publish(f"{self._topic}/status", "offline", _AT_LEAST_ONCE, retain=True)
-        end = time.monotonic() + self._timeout
-        for info in self._sent:
-            with suppress(RuntimeError, ValueError):
-                info.wait_for_publish(max(0.0, end - time.monotonic()))
-        self.dropped += sum(not info.is_published() for info in self._sent)
-        self._sent.clear()
+        self._publish("status", "offline", retain=True)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, self._timeout)
+            self.dropped += len(self._under_way)
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _publish(self, kind: str, text: str, retain: bool = False) -> None:
+        info = self._client.publish(f"{self._topic}/{kind}", text, _AT_LEAST_ONCE, retain)
+        with self._changed:
+            if info.rc not in (0, _NOT_CONNECTED):
+                self.dropped += 1
+            elif info.mid in self._early:
+                self._early.discard(info.mid)
+            else:
+                self._under_way.add(info.mid)
+
+    def _published(
+        self, client: Any, userdata: Any, mid: int, reason: Any, properties: Any
+    ) -> None:
+        with self._changed:
+            if mid not in self._under_way:  # it was quicker than we are
+                self._early.add(mid)
+            self._under_way.discard(mid)
+            self._changed.notify_all()
 
     def _connected(
         self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any
@@ -96,7 +107,7 @@ class MqttSink:
         if reason.is_failure:
             self._refusal = str(reason)
         else:
-            client.publish(f"{self._topic}/status", "online", _AT_LEAST_ONCE, retain=True)
+            self._publish("status", "online", retain=True)
         self._answer.set()
 
 

@@ -1,4 +1,4 @@
-"""A Ray of this machine alone, for all tests here: it takes many seconds to start."""
+"""A Ray of this machine alone."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ pytest.importorskip("pyarrow", reason="the extra 'archives' (pyarrow) is not ins
 pytest.importorskip("ray.data", reason="ray[data] is not installed")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def started_ray() -> Iterator[Any]:
     import ray
 
