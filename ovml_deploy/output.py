@@ -11,6 +11,7 @@ from ovml_deploy.errors import UsageError
 if TYPE_CHECKING:
     from ovml_deploy.runtime.engine import Engine
     from ovml_deploy.runtime.results import TagResult
+    from ovml_deploy.runtime.stages import Stages
 
 FORMATS = ("table", "json", "csv")
 
@@ -47,6 +48,15 @@ def print_failures(failed: Iterable["TagResult"]) -> None:
     """Say on standard error what was wrong with each image that failed."""
     for result in failed:
         print(f"failed: {result.error}", file=sys.stderr)
+
+
+def print_bottleneck(stages: "Stages") -> None:
+    """Say on standard error what held up the engine, if anything did."""
+    if (stage := stages.held_up_by) is not None:
+        print(
+            f"bottleneck: {stage}; the engine computed {stages.engine_share:.0%} of the time",
+            file=sys.stderr,
+        )
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

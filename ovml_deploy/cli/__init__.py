@@ -21,6 +21,8 @@ from ovml_deploy.errors import UsageError
 if TYPE_CHECKING:
     from ovml_deploy.runtime.results import TagResult
 
+#: So many images tell where time goes; of a few, most goes where the first ones are waited for.
+_MANY = 64
 _DEMO_WORDS = (
     "cat", "dog", "coffee", "tea", "flower", "tree", "building", "bridge", "rocket", "clock",
 )  # fmt: skip
@@ -65,6 +67,7 @@ class Commands:
             batch_size: images encoded at once
         """
         from ovml_deploy.pipelines.folders import find_images
+        from ovml_deploy.runtime.stages import Stages
         from ovml_deploy.runtime.tagger import Tagger
 
         output.check_format(format)
@@ -80,15 +83,20 @@ class Commands:
         words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
         tagger = Tagger.load(engine, device, words, output.show_encoding, precision)
         output.show_engine(tagger.engine)
-        results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size)
+        stages = Stages()
+        results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size, stages=stages)
         shown = output.with_progress(results, len(images), "tagging")
         if out is not None:
-            failed: list[TagResult] = []
-            written = write_results(output.note_failures(shown, failed), tagger.vocabulary, out)
-            output.print_failures(failed)
+            failures: list[TagResult] = []
+            written = write_results(output.note_failures(shown, failures), tagger.vocabulary, out)
+            output.print_failures(failures)
             print(f"{written:,} images: {out}")
-            return SOME_FAILED if failed else 0
-        return SOME_FAILED if output.print_results(shown, format) else 0
+            failed = len(failures)
+        else:
+            failed = output.print_results(shown, format)
+        if len(images) >= _MANY:
+            output.print_bottleneck(stages)
+        return SOME_FAILED if failed else 0
 
     @command()
     def demo(self, out: str = "demo.jpg") -> None:

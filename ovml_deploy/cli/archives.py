@@ -11,8 +11,6 @@ from ovml_deploy.errors import UsageError
 if TYPE_CHECKING:
     from ovml_deploy.pipelines.cluster import Cluster
 
-#: The engine's share of the time below which the stage that holds it up is named.
-_HIDDEN = 0.92
 _SHOWN_EVERY = 64
 _HERE, _RAY = "here", "ray"
 
@@ -83,13 +81,8 @@ def index_command(
             f"stored in {precision}: relative error {report.loss.relative_error:.1e}{kept} "
             f"(first {report.loss.images} images)"
         )
-    stages = report.stages
-    if cluster is None and report.added and stages.engine_share < _HIDDEN:
-        held_up = "decoding" if stages.decoding > stages.storing else "storing"
-        print(
-            f"bottleneck: {held_up}; the engine computed {stages.engine_share:.0%} of the time",
-            file=sys.stderr,
-        )
+    if cluster is None and report.added:
+        output.print_bottleneck(report.stages)
     return SOME_FAILED if report.failed else 0
 
 

@@ -15,6 +15,7 @@ from ovml_deploy.runtime.images import ImageSource, describe, open_image
 from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels
 from ovml_deploy.runtime.read_ahead import batches, read_ahead
 from ovml_deploy.runtime.results import TagResult, select_tags
+from ovml_deploy.runtime.stages import Stages
 from ovml_deploy.runtime.text_encoder import Progress, TextEncoder
 from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 
@@ -151,16 +152,18 @@ class Tagger:
         threshold: float | None = None,
         vocabulary: Vocabulary | None = None,
         batch_size: int = _IMAGES_AT_ONCE,
+        stages: Stages | None = None,
     ) -> Iterator[TagResult]:
         """Yield a result for each image, in order, reading ahead on threads; else as :meth:`tag`.
 
         A bad image gives a result with ``error`` set and no tags; it never ends the run. Each batch
-        uses the vocabulary of the moment unless ``vocabulary`` is given.
+        uses the vocabulary of the moment unless ``vocabulary`` is given. ``stages``: where the time
+        goes is added to these.
         """
         _check_selection(top_k, threshold)
         self._choose(vocabulary)  # an error comes now, not with the first result
         _check_batch_size(batch_size)
-        return self._tag_many(images, top_k, threshold, vocabulary, batch_size)
+        return self._tag_many(images, top_k, threshold, vocabulary, batch_size, stages or Stages())
 
     def encode(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
         """Return features ``[B, M, D]`` (float32) of one image or a list of them.
@@ -206,8 +209,9 @@ class Tagger:
         threshold: float | None,
         vocabulary: Vocabulary | None,
         batch_size: int,
+        stages: Stages,
     ) -> Iterator[TagResult]:
-        for batch, names, features in self._batches(images, batch_size):
+        for batch, names, features in self._batches(images, batch_size, stages):
             chosen = self._choose(vocabulary)
             tagged = iter(self._tags(names, features, chosen, top_k, threshold))
             for name, found in batch:
@@ -219,21 +223,29 @@ class Tagger:
     def _encode_many(
         self, images: Iterable[ImageSource], batch_size: int
     ) -> Generator[tuple[str, np.ndarray | ImageError], None, None]:
-        for batch, _, features in self._batches(images, batch_size):
+        for batch, _, features in self._batches(images, batch_size, Stages()):
             rows = iter(np.asarray(features))
             for name, found in batch:
                 yield name, found if isinstance(found, ImageError) else next(rows)
 
     def _batches(
-        self, images: Iterable[ImageSource], batch_size: int
+        self, images: Iterable[ImageSource], batch_size: int, stages: Stages
     ) -> Iterator[tuple[list[tuple[str, np.ndarray | ImageError]], list[str], Array]]:
         """Yield batches of decoded images with the names and features of their good ones."""
         with closing(read_ahead(images, self._pixels, 2 * batch_size)) as decoded:
-            for batch in batches(decoded, batch_size):
+            waiting = batches(decoded, batch_size)
+            while True:
+                with stages.timing("decoding"):
+                    batch = next(waiting, None)
+                if batch is None:
+                    return
                 good = [(n, pixels) for n, pixels in batch if isinstance(pixels, np.ndarray)]
                 names = [name for name, _ in good]
-                pixels = [pixels for _, pixels in good]
-                yield batch, names, self.engine.encode(np.stack(pixels)) if good else _NOTHING
+                with stages.timing("encoding"):
+                    pixels = [pixels for _, pixels in good]
+                    features = self.engine.encode(np.stack(pixels)) if good else _NOTHING
+                with stages.timing("storing"):
+                    yield batch, names, features
 
     def _pixels(self, image: ImageSource) -> np.ndarray:
         return self.bundle.preprocessing(open_image(image))

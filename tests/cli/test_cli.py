@@ -58,6 +58,16 @@ def test_tag_prints_json_of_the_taggers_results(tag, tiny_tagger: Tagger, pictur
         assert scores == pytest.approx([t.score for t in result], rel=1e-4)
 
 
+def test_tag_names_the_stage_that_holds_up_the_engine(cli, tiny_bundle, pictures, tmp_path) -> None:
+    for number in range(64):
+        shutil.copy(pictures[0], tmp_path / f"{number}{pictures[0].suffix}")
+    done = cli("tag", tmp_path, "--engine", tiny_bundle)
+    assert done.code == 0
+    assert "bottleneck: " in done.err  # the tiny model is quicker than any decoder
+    few = cli("tag", *sorted(tmp_path.iterdir())[:8], "--engine", tiny_bundle)
+    assert (few.code, few.err) == (0, "")
+
+
 def test_tag_prints_csv(cli, tiny_bundle: Path, pictures: list[Path]) -> None:
     done = cli("tag", pictures[0], "--engine", tiny_bundle, "--format=csv", "--top-k=3")
     rows = list(csv.DictReader(io.StringIO(done.out)))

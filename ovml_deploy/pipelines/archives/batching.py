@@ -72,9 +72,8 @@ class Batching:
         done = 0
         with closing(self._encoder.load(items, self._archive.find)) as decoded:
             while True:
-                start = time.perf_counter()
-                found = next(decoded, None)
-                stages.decoding += time.perf_counter() - start
+                with stages.timing("decoding"):
+                    found = next(decoded, None)
                 if found is None:
                     break
                 self._take(*found)
@@ -115,9 +114,8 @@ class Batching:
         """Begin to encode what waits."""
         batch, self._batch = self._batch, _Batch()
         if batch.new:
-            start = time.perf_counter()
-            batch.features = self._encoder.encode([*batch.new.values()])
-            self.report.stages.encoding += time.perf_counter() - start
+            with self.report.stages.timing("encoding"):
+                batch.features = self._encoder.encode([*batch.new.values()])
         self._to_come.update(batch.new)
         self._planned += batch.rows
         if self._planned >= self._shard_rows:
@@ -136,9 +134,8 @@ class Batching:
         rows: dict[bytes, dict[str, np.ndarray]] = {}
         bad: dict[bytes, str] = {}
         if batch.features is not None:
-            start = time.perf_counter()
-            features = batch.features()
-            self.report.stages.encoding += time.perf_counter() - start
+            with self.report.stages.timing("encoding"):
+                features = batch.features()
             rows, bad = self._pack([*batch.new], features)
         for name, found in batch.images:
             if isinstance(found, ImageError):

@@ -9,12 +9,12 @@ from ovml_deploy.pipelines.archives.encoders import Encoder, LocalEncoder
 from ovml_deploy.pipelines.archives.filling import filling
 from ovml_deploy.pipelines.archives.layout import Manifest
 from ovml_deploy.pipelines.archives.quantized import check_precision
-from ovml_deploy.pipelines.archives.report import IndexProgress, IndexReport, Stages
+from ovml_deploy.pipelines.archives.report import IndexProgress, IndexReport
 from ovml_deploy.pipelines.archives.sources import check_sources, find_items
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.tagger import Tagger
 
-__all__ = ["IndexProgress", "IndexReport", "Stages", "check_options", "fill", "index"]
+__all__ = ["IndexProgress", "IndexReport", "check_options", "fill", "index"]
 
 
 def index(

@@ -1,36 +1,13 @@
-"""What filling an archive did, and where its time went."""
+"""What filling an archive did."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ovml_deploy.pipelines.archives.quantized import Loss
+from ovml_deploy.runtime.stages import Stages
 
 #: Called with how many images were read, and how many of them failed.
 IndexProgress = Callable[[int, int], None]
-
-
-@dataclass
-class Stages:
-    """Seconds in which the engine computed, waited for images, and waited for all else.
-
-    The three make up the whole run (but for measuring the loss, once an archive), so the greatest
-    names what to improve. On a cluster they are the driver's: waiting for batches, waiting for
-    images, and the rest.
-    """
-
-    encoding: float = 0.0
-    decoding: float = 0.0
-    storing: float = 0.0
-
-    @property
-    def engine_share(self) -> float:
-        """Which part of the time the engine computed: how close the run came to its own rate."""
-        return self.encoding / max(self.encoding + self.decoding + self.storing, 1e-9)
-
-    @property
-    def bottleneck(self) -> str:
-        """The stage that took longest: "encoding", "decoding" or "storing"."""
-        return max(vars(self), key=lambda name: getattr(self, name))
 
 
 @dataclass
@@ -39,6 +16,8 @@ class IndexReport:
 
     ``added`` images of new content, ``copies`` of content that was there, ``skipped`` names that
     were there already, ``failed`` ones with their reasons in ``errors.jsonl``; ``loss`` of storing.
+    ``stages`` leave out the measuring of that loss; on a cluster they are the driver's: waiting for
+    batches, waiting for images, and the rest.
     """
 
     added: int = 0
