@@ -41,9 +41,9 @@ class Block:
         """Their features ``[B, M, D]`` (float32)."""
         return self.unpacked()
 
-    def unpacked(self, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the features, written over those in ``out`` (at least as long) if it is given."""
-        return unpack(self.columns, self.centre, out)
+    def unpacked(self, rows: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
+        """Return the features of some images, written over those in ``out`` if it is given."""
+        return unpack({n: column[rows] for n, column in self.columns.items()}, self.centre, out)
 
 
 class Copies:

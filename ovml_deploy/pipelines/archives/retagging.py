@@ -24,8 +24,11 @@ from ovml_deploy.runtime.vocabulary import Vocabulary
 
 #: Labels that are matched at once.
 TILE = 8192
-#: Numbers (float32) that the features of a block have at most, and its similarities.
-_NUMBERS = 1 << 20
+#: Numbers that the logits of a block have at most.
+_LOGITS = 1 << 20
+#: Numbers (float32) that the features matched at once have at most, and their similarities: what is
+#: just unpacked is still in the processor's cache then.
+_FEATURES = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,7 @@ class Archive:
 
     def matched(self, matching: "_Matching", groups: slice = slice(None)) -> Iterator[TagBlock]:
         """Yield the tags of all images, or of those in some row groups (see :attr:`groups`)."""
-        manifest, copies = self.manifest, self._stored.copies
-        size = matching.images_at_once(manifest.features, manifest.embedding)
+        copies, size = self._stored.copies, matching.images_of_a_block
         workers = available_cpus()
         pending: deque[Future[list[TagBlock]]] = deque()
         with ThreadPoolExecutor(workers, thread_name_prefix="ovml-match") as pool:
@@ -187,18 +189,20 @@ class _Matching:
         self._tiles = [*_tiles(vocabulary)]
         self._own = local()
 
-    def images_at_once(self, features: int, embedding: int) -> int:
-        """Return how many images keep a block's numbers below _NUMBERS, at least one."""
-        labels = min(len(self._vocabulary), TILE)
-        widest = max(features * embedding, features * labels, self._count)
-        return max(1, _NUMBERS // widest)
+    @property
+    def images_of_a_block(self) -> int:
+        """How many images to take at once: so many that a block's logits stay below _LOGITS."""
+        return max(1, _LOGITS // max(self._widest, self._count))
+
+    @property
+    def _widest(self) -> int:
+        return min(len(self._vocabulary), TILE)
 
     def tags(self, block: Block, copies: Copies) -> list[TagBlock]:
         """Return the tags of a block's images, and of their copies if there are some."""
-        features = block.unpacked(self._buffer(block))
         selection = Selection(len(block), self._count, self._softmax)
         for first, tile in self._tiles:
-            logits, winners = self._engine.match(features, tile)
+            logits, winners = self._matched(block, tile)
             calibration = tile.calibration
             ranks = logits if calibration is None else calibration.logits(logits)
             selection.add(first, logits, winners, ranks)
@@ -209,11 +213,23 @@ class _Matching:
             found.append(TagBlock(names, tags.take(places), self._vocabulary))
         return found
 
-    def _buffer(self, block: Block) -> np.ndarray:
+    def _matched(self, block: Block, tile: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits and winners ``[B, K]`` of a block, matched in pieces."""
+        features, embedding = block.columns["features"].shape[1:]
+        piece = max(1, _FEATURES // (features * max(embedding, self._widest)))
+        buffer = self._buffer((piece, features, embedding))
+        logits = np.empty((len(block), len(tile)), np.float32)
+        winners = np.empty(logits.shape, np.int64)
+        for start in range(0, len(block), piece):
+            rows = slice(start, start + piece)
+            unpacked = block.unpacked(rows, buffer)
+            logits[rows], winners[rows] = self._engine.match(unpacked, tile)
+        return logits, winners
+
+    def _buffer(self, shape: tuple[int, ...]) -> np.ndarray:
         """Memory of the calling thread: fresh memory takes longer to get than to fill."""
-        shape = block.columns["features"].shape
         buffer: np.ndarray | None = getattr(self._own, "buffer", None)
-        if buffer is None or len(buffer) < shape[0]:
+        if buffer is None or buffer.shape != shape:
             buffer = self._own.buffer = np.empty(shape, np.float32)
         return buffer
 

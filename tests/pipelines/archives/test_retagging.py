@@ -129,8 +129,21 @@ def test_the_numbers_of_a_block_stay_bounded(tagger) -> None:
     for labels, top_k in ((1, 1), (80, 5), (20_000, 5), (20_000, 20_000)):
         words = random_words(tagger, labels, False)
         matching = retagging._Matching(tagger.engine, words, top_k, None)
-        size = matching.images_at_once(12, 384)
-        assert size * max(12 * 384, 12 * min(labels, retagging.TILE), top_k) <= retagging._NUMBERS
+        size = matching.images_of_a_block
+        assert size * max(min(labels, retagging.TILE), top_k) <= retagging._LOGITS
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("images", [1, 3])
+def test_features_are_matched_in_pieces(tagger, archives, monkeypatch, images, precision) -> None:
+    archive = Archive.open(archives[precision])
+    whole = [*archive.retag(tagger, WORDS)]
+    numbers = images * archive.manifest.features * archive.manifest.embedding
+    monkeypatch.setattr(retagging, "_FEATURES", numbers)  # a block here has up to five images
+    pieces = [*archive.retag(tagger, WORDS)]
+    for one, other in zip(pieces, whole, strict=True):
+        assert [(t.label, t.query) for t in one] == [(t.label, t.query) for t in other]
+        assert [t.logit for t in one] == pytest.approx([t.logit for t in other], rel=1e-5, abs=1e-4)
 
 
 def test_another_model_is_refused_with_the_remedy(archives, tiny_bundle) -> None:
@@ -182,7 +195,7 @@ def test_damaged_archives_say_what_is_wrong(tagger, archives, tmp_path) -> None:
 
 
 def test_a_reader_may_stop_early(tagger, archives, monkeypatch) -> None:
-    monkeypatch.setattr(retagging, "_NUMBERS", 12 * 384)  # a block an image
+    monkeypatch.setattr(retagging, "_LOGITS", len(WORDS))  # a block an image
     archive = Archive.open(archives["fp16"])
     everything = [*archive.retag(tagger, WORDS)]
     rows = archive.retag(tagger, WORDS)
