@@ -147,7 +147,7 @@ def indexing(options: argparse.Namespace, folder: Path) -> list[list[str]]:
     paths = [str(path) for path in photographs(options.photos)]
     preprocess = tagger.bundle.preprocessing
     pixels = [preprocess(open_image(path)) for path in paths]
-    table = [["images/s, engine alone", "index", "share", "engine computed", "bottleneck"]]
+    table = [["images/s, engine alone", "index", "share", "as index estimates it", "bottleneck"]]
 
     def alone() -> None:
         for batch in batches(pixels, 8):
@@ -164,7 +164,9 @@ def indexing(options: argparse.Namespace, folder: Path) -> list[list[str]]:
             found.append((engine / whole, engine, whole, stages))
     share, engine, whole, stages = sorted(found, key=lambda one: one[0])[len(found) // 2]
     rates = (f"{len(paths) / engine:.0f}", f"{len(paths) / whole:.0f}")
-    table.append([*rates, f"{share:.0%}", f"{stages.engine_share:.0%}", stages.bottleneck])
+    table.append(
+        [*rates, f"{share:.0%}", f"{stages.shares['encoding']:.0%}", stages.bottleneck or ""]
+    )
     return table
 
 

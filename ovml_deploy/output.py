@@ -52,11 +52,9 @@ def print_failures(failed: Iterable["TagResult"]) -> None:
 
 def print_bottleneck(stages: "Stages") -> None:
     """Say on standard error what held up the engine, if anything did."""
-    if (stage := stages.held_up_by) is not None:
-        print(
-            f"bottleneck: {stage}; the engine computed {stages.engine_share:.0%} of the time",
-            file=sys.stderr,
-        )
+    if (stage := stages.bottleneck) is not None:
+        share = stages.shares["encoding"]
+        print(f"bottleneck: {stage}; {share:.0%} of the engine's own rate", file=sys.stderr)
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

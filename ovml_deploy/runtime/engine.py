@@ -21,6 +21,7 @@ from ovml_deploy.runtime.backends import (
     candidates,
     create_backend,
 )
+from ovml_deploy.runtime.backends.base import ON_CPU
 from ovml_deploy.runtime.bundle import ATTENTION, ENCODER, MATCHER, TEXT_ENCODER, Bundle
 from ovml_deploy.runtime.selfcheck import Agreement, check_golden, check_texts
 from ovml_deploy.runtime.text_encoder import TextEncoder
@@ -96,6 +97,11 @@ class Engine:
     def check(self, images: int | None = None) -> list[Agreement]:
         """Run the golden images (the first ``images``, or all). Raises DeviceError: see selfcheck."""
         return check_golden(self.bundle, self.backend, self._encoder, self._matcher, images)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it computes on the processor, which decoding needs, too."""
+        return self.backend.device in ON_CPU
 
     def placement(self) -> dict[str, dict[str, int]]:
         """Return how many nodes of each graph run where."""

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
+
+from ovml_deploy.runtime.threads import available_cpus
 
 #: The engine's share of the time from which on all else is hidden behind it.
 HIDDEN = 0.92
@@ -13,13 +16,16 @@ HIDDEN = 0.92
 class Stages:
     """Seconds in which the engine encoded, waited for decoded images, and waited for all else.
 
-    ``storing`` is what is done with features: matching and writing. The three make up the whole run,
-    so the greatest names what to improve.
+    ``storing`` is what is done with features: matching and writing. The three make up the whole run.
+    ``beside``: seconds of all processors that decoding took from an engine that computes on them; it
+    never waited for those, and was slower for them.
     """
 
     encoding: float = 0.0
     decoding: float = 0.0
     storing: float = 0.0
+    beside: float = 0.0
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
@@ -30,19 +36,28 @@ class Stages:
         finally:
             setattr(self, stage, getattr(self, stage) + time.perf_counter() - start)
 
-    @property
-    def engine_share(self) -> float:
-        """Which part of the time the engine computed: how close the run came to its own rate."""
-        return self.encoding / max(self.encoding + self.decoding + self.storing, 1e-9)
+    def took_beside(self, seconds: float) -> None:
+        """Add a thread's seconds on a processor that the engine computes on. For any thread."""
+        with self._lock:
+            self.beside += seconds / available_cpus()
 
     @property
-    def bottleneck(self) -> str:
-        """The stage that took longest: "encoding", "decoding" or "storing"."""
-        return max(vars(self), key=lambda name: getattr(self, name))
+    def shares(self) -> dict[str, float]:
+        """Which part of the time goes to "encoding", "decoding" and "storing".
+
+        That of encoding is how close the run came to the engine's own rate: what decoding took
+        beside it counts as decoding.
+        """
+        whole = max(self.encoding + self.decoding + self.storing, 1e-9)
+        slowed = min(self.beside, self.encoding)
+        times = (self.encoding - slowed, self.decoding + slowed, self.storing)
+        names = ("encoding", "decoding", "storing")
+        return {name: taken / whole for name, taken in zip(names, times, strict=True)}
 
     @property
-    def held_up_by(self) -> str | None:
-        """What the engine waited for longest; None where it computed nearly all the time."""
-        if self.engine_share >= HIDDEN:
+    def bottleneck(self) -> str | None:
+        """What held up the engine most, "decoding" or "storing"; None where hardly anything did."""
+        shares = self.shares
+        if shares["encoding"] >= HIDDEN:
             return None
-        return "decoding" if self.decoding > self.storing else "storing"
+        return "decoding" if shares["decoding"] > shares["storing"] else "storing"

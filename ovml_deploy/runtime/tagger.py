@@ -232,7 +232,8 @@ class Tagger:
         self, images: Iterable[ImageSource], batch_size: int, stages: Stages
     ) -> Iterator[tuple[list[tuple[str, np.ndarray | ImageError]], list[str], Array]]:
         """Yield batches of decoded images with the names and features of their good ones."""
-        with closing(read_ahead(images, self._pixels, 2 * batch_size)) as decoded:
+        took = stages.took_beside if self.engine.on_cpu else None
+        with closing(read_ahead(images, self._pixels, 2 * batch_size, took)) as decoded:
             waiting = batches(decoded, batch_size)
             while True:
                 with stages.timing("decoding"):

@@ -15,6 +15,7 @@ from typing import Any
 
 from ovml_deploy.files import write_atomically
 from ovml_deploy.runtime.backends import PLAN, Backend
+from ovml_deploy.runtime.backends.base import ON_CPU
 from ovml_deploy.runtime.bundle import ENCODER, Bundle
 from ovml_deploy.runtime.cpu import cpu_name
 from ovml_deploy.runtime.gpus import find_driver
@@ -25,8 +26,6 @@ FORMAT = "ovml-deploy/verified"
 VERSION = 1
 
 GOLDENS, IMAGES = "goldens", "images"  #: the parts of an entry, each from its last run
-
-_ON_CPU = ("cpu", "openvino")
 
 
 def failed_gate(bundle: Bundle, backend: Backend) -> str | None:
@@ -103,7 +102,7 @@ def _key(bundle: Bundle, backend: Backend) -> dict[str, str]:
         "device": Path(device).name if device.endswith(PLAN) else device,
         "precision": backend.precision,
         "version": _engine_version(device),
-        "processor": cpu_name() if device in _ON_CPU else _gpu_name(),
+        "processor": cpu_name() if device in ON_CPU else _gpu_name(),
         "model": bundle.model_hash,
         "encoder": bundle.manifest["files"][ENCODER]["sha256"],
     }

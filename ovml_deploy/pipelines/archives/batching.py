@@ -70,7 +70,7 @@ class Batching:
         stages, began = self.report.stages, time.perf_counter()
         self._planned = self._archive.rows_of_part
         done = 0
-        with closing(self._encoder.load(items, self._archive.find)) as decoded:
+        with closing(self._encoder.load(items, self._archive.find, stages.took_beside)) as decoded:
             while True:
                 with stages.timing("decoding"):
                     found = next(decoded, None)

@@ -24,6 +24,8 @@ from ovml_deploy.runtime.vocabulary import load_named
 
 #: The row that has a content, or None.
 Find = Callable[[bytes], int | None]
+#: Called with the seconds of a processor that decoding an image took from the engine.
+Took = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Encoder(Protocol):
         """How many batches may be under way."""
 
     def load(
-        self, items: Iterator[Item], find: Find
+        self, items: Iterator[Item], find: Find, took: Took
     ) -> Generator[tuple[str, Loaded | ImageError], None, None]:
         """Yield each item's name, and its content or what is wrong with it, in order."""
 
@@ -77,10 +79,11 @@ class LocalEncoder:
         self._images = 2 * batch_size
 
     def load(
-        self, items: Iterator[Item], find: Find
+        self, items: Iterator[Item], find: Find, took: Took
     ) -> Generator[tuple[str, Loaded | ImageError], None, None]:
         """Decode a little before images are needed."""
-        return load_items(items, self.bundle, self._images, find)
+        beside = took if self._tagger.engine.on_cpu else None
+        return load_items(items, self.bundle, self._images, find, beside)
 
     def encode(self, pixels: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
         """Encode pixels ``[H, W, 3]`` at once."""
@@ -93,7 +96,7 @@ class LocalEncoder:
 
 
 def load_items(
-    items: Iterator[Item], bundle: Bundle, ahead: int, find: Find
+    items: Iterator[Item], bundle: Bundle, ahead: int, find: Find, took: Took | None = None
 ) -> Generator[tuple[str, Loaded | ImageError], None, None]:
     """Read and decode images on threads, at most ``ahead`` before the reader, in order.
 
@@ -112,7 +115,7 @@ def load_items(
         return Loaded(content.digest, bundle.preprocessing(image))
 
     # read_ahead asks nothing of an item but a name
-    return cast(Any, read_ahead(cast(Any, items), cast(Any, load), ahead))
+    return cast(Any, read_ahead(cast(Any, items), cast(Any, load), ahead, took))
 
 
 def measure_loss(tagger: Tagger, exact: np.ndarray, manifest: Manifest) -> Loss:

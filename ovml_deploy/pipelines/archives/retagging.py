@@ -168,7 +168,7 @@ class Archive:
             try:
                 for block in self._stored.blocks(size, groups):
                     pending.append(pool.submit(matching.tags, block, copies))
-                    if len(pending) > workers:
+                    if len(pending) > 2 * workers:  # one each in hand, and one each to go on with
                         yield from pending.popleft().result()
                 while pending:
                     yield from pending.popleft().result()

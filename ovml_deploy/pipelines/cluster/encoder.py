@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ovml_deploy.errors import ImageError
-from ovml_deploy.pipelines.archives.encoders import Find, Loaded
+from ovml_deploy.pipelines.archives.encoders import Find, Loaded, Took
 from ovml_deploy.pipelines.archives.layout import Manifest
 from ovml_deploy.pipelines.archives.quantized import Loss
 from ovml_deploy.pipelines.archives.sources import Item
@@ -38,9 +38,9 @@ class ClusterEncoder:
         self._batch_size = batch_size
 
     def load(
-        self, items: Iterator[Item], find: Find
+        self, items: Iterator[Item], find: Find, took: Took
     ) -> Generator[tuple[str, Loaded | ImageError], None, None]:
-        """Yield what workers make of a few items at a time, in order."""
+        """Yield what workers make of a few items at a time, in order; nothing is taken here."""
         pending: deque[tuple[list[str], Callable[[], Any], Any]] = deque()
         while True:
             while len(pending) < self.ahead:

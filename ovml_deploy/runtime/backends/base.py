@@ -7,6 +7,8 @@ import numpy as np
 
 from ovml_deploy.runtime.bundle import ATTENTION, Bundle
 
+#: Devices that compute on the processor, which decoding needs, too.
+ON_CPU = ("cpu", "openvino")
 #: Outputs that a call returns only where it asks for them.
 ASIDE = frozenset({ATTENTION})
 
