@@ -1,5 +1,6 @@
 """``ovml-deploy serve``."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ovml_deploy import assets, output
@@ -62,13 +63,8 @@ def serve_command(
         drain: seconds that requests have to end after SIGTERM
         log_level: debug, info, warning or error
     """
-    with needs_extra("serve"):
-        from ovml_deploy.serving.logs import configure_logs
-        from ovml_deploy.serving.server import Address, serve
-
-        if grpc_port is not None:
-            import ovml_deploy.serving.kserve.grpc  # noqa: F401  (missing packages are told now)
     from ovml_deploy.runtime.engine import Engine
+    from ovml_deploy.serving.logs import configure_logs
     from ovml_deploy.serving.settings import Settings, check_address, read_api_key
 
     if log_level not in _LEVELS:
@@ -86,7 +82,14 @@ def serve_command(
     )
     check_address(host, settings.api_key, insecure)
     configure_logs(log_level)
-    opened = Engine.open(engine, device, precision)
+    # the server is imported, which is Python, while the engine loads, which hardly is
+    with ThreadPoolExecutor(1, thread_name_prefix="ovml-open") as pool, needs_extra("serve"):
+        opening = pool.submit(Engine.open, engine, device, precision)
+        from ovml_deploy.serving.server import Address, serve
+
+        if grpc_port is not None:
+            import ovml_deploy.serving.kserve.grpc  # noqa: F401  (missing packages are told now)
+    opened = opening.result()
     output.show_engine(opened)
     return serve(opened, settings, Address(host, port), start, grpc_port)
 
