@@ -8,9 +8,10 @@ EXTRAS ?= cpu,serve
 EDITABLE ?= -e
 JOBS ?= 2  # tests at once; each computes on one thread, for torch's threads only get in each other's way
 
-# C++: where it is built, with which OpenVINO, and Debian's packages that it needs
+# C++: where it is built, with which engines, and Debian's packages that it needs
 CPP_BUILD ?= build/cpp
 OPENVINO ?= build/openvino/openvino
+ONNXRUNTIME ?= build/onnxruntime
 CPP_PACKAGES := cmake g++ nlohmann-json3-dev libjpeg-dev libpng-dev libicu-dev libssl-dev
 GST_PACKAGES := libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-libav
 
@@ -41,17 +42,33 @@ test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of the
 	@test -f /usr/include/nlohmann/json.hpp && command -v cmake c++ clang++ clang-format >/dev/null || \
 	  apt-get install -qq -y $(CPP_PACKAGES) clang clang-format >/dev/null 2>&1 || \
 	  echo "Debian's $(CPP_PACKAGES) are not installed and cannot be: the tests of C++ will skip"
+	@$(MAKE) -s --no-print-directory build/onnxruntime
 	OMP_NUM_THREADS=1 OVML_RUNTIME_PYTHON=$(CURDIR)/$(RUN)/python \
 	  $(DEV)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 cpp: $(OPENVINO)  ## the C++ library and tag_image, into build/cpp (docs/cpp.md)
-	cmake -S cpp_examples -B $(CPP_BUILD) -DOpenVINO_DIR=$(abspath $(OPENVINO))/cmake
+	cmake -S cpp_examples -B $(CPP_BUILD) -DOpenVINO_DIR=$(abspath $(OPENVINO))/cmake \
+	  -DONNXRUNTIME_ROOT=$(if $(shell test -d $(ONNXRUNTIME) && echo yes),$(abspath $(ONNXRUNTIME)))
 	cmake --build $(CPP_BUILD) --parallel 2
 
 # OpenVINO's C++ SDK comes inside its wheel
 build/openvino/openvino: .venv/ready
 	UV_NO_PROGRESS=1 $(UV) pip install -q --target build/openvino --no-deps -c constraints.txt openvino
 	touch $@
+
+# ONNX Runtime's library comes in its wheel, the C++ headers in a package of Debian 13, from where apt gets its own
+ORT_HEADERS := pool/main/o/onnxruntime/libonnxruntime-dev_1.21.0+dfsg-1_amd64.deb
+ORT_SHA256 := 14f7d959d5deacbcf1504830d4189f91fc67382b399ed9ae9d3aa9c4050ced08
+build/onnxruntime: .venv/ready
+	@rm -rf $@ $@.part && mkdir -p $@.part/lib
+	@for base in $$(apt-get indextargets --format '$$(REPO_URI)' 2>/dev/null | sort -u); do \
+	  /usr/lib/apt/apt-helper download-file $${base%/}/$(ORT_HEADERS) $@.part/headers.deb SHA256:$(ORT_SHA256) && break; \
+	done >/dev/null 2>&1; \
+	(cd $@.part && dpkg-deb --fsys-tarfile headers.deb | tar -x --strip-components=2 ./usr/include && rm headers.deb && \
+	  cd lib && cp $(CURDIR)/.venv/lib/python*/site-packages/onnxruntime/capi/libonnxruntime.so.1.* . && \
+	  ln -s libonnxruntime.so.1.* libonnxruntime.so.1 && ln -s libonnxruntime.so.1 libonnxruntime.so) 2>/dev/null && \
+	mv $@.part $@ && touch $@ || \
+	  { rm -rf $@.part; echo "ONNX Runtime's headers or library cannot be had: C++ on it is not built, and its tests will skip"; }
 
 lint: .venv-dev/ready  ## style, types, and the import contracts
 	$(DEV)/ruff check .

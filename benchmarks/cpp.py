@@ -1,6 +1,7 @@
-"""What 'tag_image' (C++) takes beside 'ovml-deploy tag' (Python), both on OpenVINO in fp32.
+"""What 'tag_image' (C++) takes beside 'ovml-deploy tag' (Python), both on one device in fp32.
 
-    python benchmarks/cpp.py [--tool build/cpp/tag_image] [--engine BUNDLE] [--runs 7] [--write]
+    python benchmarks/cpp.py [--tool build/cpp/tag_image] [--engine BUNDLE] [--device openvino|cpu]
+        [--runs 7] [--write]
 
 Both tag the sample photographs, once one of them and once 64 files, as processes taking turns. An image
 more costs the difference of the two, over 63. New words are encoded, not read from a cache.
@@ -62,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tool", default="build/cpp/tag_image")
     parser.add_argument("--engine", default=str(assets.MINI))
+    parser.add_argument("--device", choices=("openvino", "cpu"), default="openvino")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--document", type=Path, help="a document whose table is replaced, too")
     add_write(parser)
@@ -69,10 +71,10 @@ def main() -> None:
     folder = tempfile.TemporaryDirectory()
     many = copies(Path(folder.name))
     sides = {
-        "C++": [given.tool, "--bundle", given.engine],
+        "C++": [given.tool, "--bundle", given.engine, "--device", given.device],
         "Python": [
             *(sys.executable, "-m", "ovml_deploy.cli", "tag", "--engine", given.engine),
-            *("--device", "openvino", "--precision", "fp32"),
+            *("--device", given.device, "--precision", "fp32"),
         ],
     }
     jobs = {

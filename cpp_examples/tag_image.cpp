@@ -1,5 +1,5 @@
 // tag_image --bundle DIR [--labels a,b,c | --vocab NAME|FILE] [--top-k 5] [--threshold T]
-//           [--format table|json] IMAGE...
+//           [--format table|json] [--device auto|openvino|cpu] IMAGE...
 //
 // Prints the tags of images, as 'ovml-deploy tag' does. Exit codes: 0 all well; 1 an error, nothing
 // done; 2 a wrong command line; 3 finished, but some images failed.
@@ -18,7 +18,7 @@ constexpr int some_failed = 3;
 constexpr std::size_t images_at_once = 8;
 
 struct Options {
-  std::string bundle, labels, vocabulary, format = "table";
+  std::string bundle, labels, vocabulary, format = "table", device = "auto";
   ovml::Selection selection;
   std::vector<std::string> images;
 };
@@ -39,7 +39,8 @@ Options parse(const std::vector<std::string>& words) {
     throw ovml::Error(ovml::Code::argument, why +
                                                 " Usage: tag_image --bundle DIR [--labels a,b,c | "
                                                 "--vocab NAME|FILE] [--top-k 5] [--threshold T] "
-                                                "[--format table|json] IMAGE...");
+                                                "[--format table|json] [--device auto|openvino|cpu] "
+                                                "IMAGE...");
   };
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
@@ -53,6 +54,7 @@ Options parse(const std::vector<std::string>& words) {
     else if (word == "--labels") made.labels = value;
     else if (word == "--vocab") made.vocabulary = value;
     else if (word == "--format") made.format = value;
+    else if (word == "--device") made.device = value;
     else if (word == "--threshold") made.selection.threshold = number(value);
     else if (word == "--top-k") {
       const double count = number(value);
@@ -126,7 +128,7 @@ Batch read_batch(const ovml::Tagger& tagger, const std::vector<std::string>& ima
 }
 
 int run(const Options& options) {
-  ovml::Tagger tagger(options.bundle);
+  ovml::Tagger tagger(options.bundle, ovml::open_backend(options.device));
   if (!options.labels.empty()) tagger.use_vocabulary(tagger.make_vocabulary(split(options.labels)));
   if (!options.vocabulary.empty()) tagger.use_vocabulary(tagger.load_vocabulary(options.vocabulary));
   const auto vocabulary = tagger.vocabulary();

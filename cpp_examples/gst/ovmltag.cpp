@@ -23,11 +23,11 @@ namespace {
 constexpr char meta_name[] = "OvmlTags";
 constexpr double own_threshold = -1.0;
 
-enum Property { bundle = 1, labels, vocabulary, top_k, threshold, every, post_messages };
+enum Property { bundle = 1, device, labels, vocabulary, top_k, threshold, every, post_messages };
 
 // What the properties say; any thread may set them.
 struct Settings {
-  std::string bundle;
+  std::string bundle, device = "auto";
   ovml::Words words;
   ovml::Selection selection;
   guint every = 1;
@@ -75,6 +75,9 @@ void set_property(GObject* object, guint id, const GValue* value, GParamSpec* sp
     case bundle:
       settings.bundle = text_of(value);
       break;
+    case device:
+      settings.device = text_of(value);
+      break;
     case labels:
       settings.words = {text_of(value), ""};
       break;
@@ -107,6 +110,9 @@ void get_property(GObject* object, guint id, GValue* value, GParamSpec* spec) {
   switch (id) {
     case bundle:
       g_value_set_string(value, settings.bundle.c_str());
+      break;
+    case device:
+      g_value_set_string(value, settings.device.c_str());
       break;
     case labels:
       g_value_set_string(value, settings.words.labels.c_str());
@@ -162,7 +168,7 @@ gboolean start(GstBaseTransform* base) {
   try {
     ovml::require(!settings.bundle.empty(), ovml::Code::argument,
                   "There is no bundle. Set the property 'bundle' to its folder.");
-    state.tagger = std::make_shared<ovml::Tagger>(settings.bundle);
+    state.tagger = std::make_shared<ovml::Tagger>(settings.bundle, ovml::open_backend(settings.device));
     if (!(settings.words == ovml::Words{}) || state.tagger->vocabulary() == nullptr)
       state.tagger->use_vocabulary(ovml::vocabulary_of(*state.tagger, settings.words));
     auto kept = std::make_shared<ovml::Words>(settings.words);
@@ -290,8 +296,9 @@ constexpr auto readwrite = static_cast<GParamFlags>(G_PARAM_READWRITE | G_PARAM_
 constexpr auto at_rest = static_cast<GParamFlags>(readwrite | GST_PARAM_MUTABLE_READY);
 constexpr auto any_time = static_cast<GParamFlags>(readwrite | GST_PARAM_MUTABLE_PLAYING);
 
-GParamSpec* text_property(const char* name, const char* blurb, GParamFlags flags) {
-  return g_param_spec_string(name, name, blurb, nullptr, flags);
+GParamSpec* text_property(const char* name, const char* blurb, GParamFlags flags,
+                          const char* otherwise = nullptr) {
+  return g_param_spec_string(name, name, blurb, otherwise, flags);
 }
 
 }  // namespace
@@ -303,6 +310,10 @@ static void ovml_tag_class_init(OvmlTagClass* type) {
   object->finalize = finalize;
   g_object_class_install_property(object, bundle,
                                   text_property("bundle", "Folder of the bundle", at_rest));
+  g_object_class_install_property(
+      object, device,
+      text_property("device", "openvino, cpu (ONNX Runtime), or auto, the first of them", at_rest,
+                    "auto"));
   g_object_class_install_property(
       object, labels,
       text_property("labels", "Labels, between commas; the last set of this and 'vocabulary' counts",

@@ -1,5 +1,5 @@
-// tag_stream --bundle DIR [--labels a,b,c | --vocab NAME|FILE] [--fps 2] [--top-k 5] [--threshold T]
-//            FILE|PIPELINE
+// tag_stream --bundle DIR [--device auto] [--labels a,b,c | --vocab NAME|FILE] [--fps 2] [--top-k 5]
+//            [--threshold T] FILE|PIPELINE
 //
 // Prints the time (seconds) and the tags of frames of a film, or of what a GStreamer pipeline such as
 // "v4l2src" or "rtspsrc location=... ! decodebin" gives. Exit codes: 0 all well; 1 an error; 2 a wrong
@@ -32,17 +32,17 @@ using Message = std::unique_ptr<GstMessage, Release<GstMessage, free_message>>;
 using Sample = std::unique_ptr<GstSample, Release<GstSample, free_sample>>;
 
 struct Options {
-  std::string bundle, source;
+  std::string bundle, device = "auto", source;
   ovml::Words words;
   ovml::Selection selection;
   double fps = 2.0;
 };
 
 [[noreturn]] void wrong(const std::string& why) {
-  throw ovml::Error(ovml::Code::argument,
-                    why +
-                        " Usage: tag_stream --bundle DIR [--labels a,b,c | --vocab NAME|FILE] [--fps 2] "
-                        "[--top-k 5] [--threshold T] FILE|PIPELINE");
+  throw ovml::Error(ovml::Code::argument, why +
+                                              " Usage: tag_stream --bundle DIR [--device auto] "
+                                              "[--labels a,b,c | --vocab NAME|FILE] [--fps 2] "
+                                              "[--top-k 5] [--threshold T] FILE|PIPELINE");
 }
 
 double number(const std::string& text, double least, double most) {
@@ -64,6 +64,7 @@ Options parse(const std::vector<std::string>& words) {
     }
     if (++i == words.size()) wrong(word + " needs a value.");
     if (word == "--bundle") made.bundle = words[i];
+    else if (word == "--device") made.device = words[i];
     else if (word == "--labels") made.words.labels = words[i];
     else if (word == "--vocab") made.words.vocabulary = words[i];
     else if (word == "--fps") made.fps = number(words[i], 1e-3, 1e3);
@@ -127,7 +128,8 @@ void print(double time, const ovml::Result& result) {
 // Tags every frame that comes at or after the next moment asked for; false for one that fails.
 class Stream {
  public:
-  Stream(const Options& options) : tagger_(options.bundle), options_(options) {
+  Stream(const Options& options)
+      : tagger_(options.bundle, ovml::open_backend(options.device)), options_(options) {
     tagger_.use_vocabulary(ovml::vocabulary_of(tagger_, options.words));
   }
 

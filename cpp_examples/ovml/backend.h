@@ -48,7 +48,9 @@ class Backend {
   virtual std::string description() const = 0;
 };
 
-/// OpenVINO on the CPU in float32, on as many threads as the quota allows (0) or so many.
-std::unique_ptr<Backend> openvino_backend(int threads = 0);
+/// A device by the name that the Python runtime gives it: "openvino", "cpu" (ONNX Runtime), or "auto",
+/// which is OpenVINO where it is built in, else ONNX Runtime. Both run on the CPU in float32, on so many
+/// threads, or as many as the quota allows (0). Errors: Code::argument, device.
+std::unique_ptr<Backend> open_backend(const std::string& device, int threads = 0);
 
 }  // namespace ovml

@@ -94,9 +94,14 @@ const ovml::Tag* tag_at(const ovml_tags* tags, size_t index) {
 const char* ovml_message(void) { return message().c_str(); }
 
 ovml_code ovml_open(const char* bundle, ovml_tagger** tagger) {
+  return ovml_open_on(bundle, "auto", tagger);
+}
+
+ovml_code ovml_open_on(const char* bundle, const char* device, ovml_tagger** tagger) {
   return guarded([&] {
     *given(tagger, "tagger") = nullptr;
-    *tagger = new ovml_tagger{ovml::Tagger(given(bundle, "bundle"))};
+    auto backend = ovml::open_backend(given(device, "device"));
+    *tagger = new ovml_tagger{ovml::Tagger(given(bundle, "bundle"), std::move(backend))};
   });
 }
 

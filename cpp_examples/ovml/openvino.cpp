@@ -3,8 +3,7 @@
 #include <openvino/op/constant.hpp>
 #include <openvino/openvino.hpp>
 
-#include "backend.h"
-#include "files.h"
+#include "engine.h"
 
 namespace ovml {
 
@@ -26,20 +25,6 @@ ov::element::Type type_of(Type type) {
   for (const auto& [ours, theirs] : types())
     if (ours == type) return theirs;
   return ov::element::dynamic;
-}
-
-// Run something of OpenVINO's, whose exceptions become ours.
-template <typename Action>
-auto guarded(const std::string& what, const Action& action) {
-  try {
-    return action();
-  } catch (const Error&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const std::exception& error) {
-    throw Error(Code::device, "OpenVINO " + what + ": " + error.what());
-  }
 }
 
 Output copied(const ov::Tensor& tensor) {
@@ -64,7 +49,7 @@ class OpenVINOGraph : public Graph {
 
   std::vector<Output> run(const std::vector<Input>& inputs,
                           const std::vector<std::string>& wanted) const override {
-    return guarded("failed", [&] {
+    return guarded("OpenVINO failed", [&] {
       ov::InferRequest request = take();
       std::vector<Output> outputs;
       for (const auto& input : inputs)
@@ -79,7 +64,7 @@ class OpenVINOGraph : public Graph {
   }
 
   std::unique_ptr<Graph> fix(const std::string& input, const Array<float>& value) const override {
-    return guarded("cannot fix the input '" + input + "'", [&]() -> std::unique_ptr<Graph> {
+    return guarded("OpenVINO cannot fix the input '" + input + "'", [&]() -> std::unique_ptr<Graph> {
       const auto model = model_->clone();
       for (const auto& parameter : ov::ParameterVector(model->get_parameters())) {
         if (parameter->output(0).get_names().count(input) == 0) continue;
@@ -117,11 +102,11 @@ class OpenVINOGraph : public Graph {
 
 class OpenVINOBackend : public Backend {
  public:
-  explicit OpenVINOBackend(int threads) : threads_(threads > 0 ? threads : available_cpus()) {}
+  explicit OpenVINOBackend(int threads) : threads_(threads) {}
 
   std::unique_ptr<Graph> load(const Bundle& bundle, const std::string& name) const override {
     const auto path = bundle.file(name);
-    return guarded("cannot load " + path.string(), [&]() -> std::unique_ptr<Graph> {
+    return guarded("OpenVINO cannot load " + path.string(), [&]() -> std::unique_ptr<Graph> {
       const ov::AnyMap settings = {
           ov::hint::inference_precision(ov::element::f32),
           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
@@ -134,8 +119,7 @@ class OpenVINOBackend : public Backend {
 
   std::string description() const override {
     const std::string version = ov::get_openvino_version().buildNumber;
-    return "OpenVINO " + version.substr(0, version.find('-')) + " on CPU, " + std::to_string(threads_) +
-           (threads_ == 1 ? " thread" : " threads") + ", fp32";
+    return on_cpu("OpenVINO " + version.substr(0, version.find('-')), threads_);
   }
 
  private:

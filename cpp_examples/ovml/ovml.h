@@ -40,9 +40,11 @@ typedef struct {
 /* What the last call that failed on this thread had to say; never NULL. Valid until the next one. */
 OVML_API const char* ovml_message(void);
 
-/* Open a bundle on OpenVINO's CPU in fp32, on as many threads as the CPU quota allows, and check it on
- * its golden images. Uses the bundle's default vocabulary, if it has one. */
+/* Open a bundle on the CPU in fp32, on as many threads as the CPU quota allows, and check it on its
+ * golden images. Uses the bundle's default vocabulary, if it has one. device: "openvino", "cpu" (ONNX
+ * Runtime), or "auto", which ovml_open takes: OpenVINO where it is built in, else ONNX Runtime. */
 OVML_API ovml_code ovml_open(const char* bundle, ovml_tagger** tagger);
+OVML_API ovml_code ovml_open_on(const char* bundle, const char* device, ovml_tagger** tagger);
 OVML_API void ovml_close(ovml_tagger* tagger); /* NULL is fine, as for every function that frees */
 
 /* Swap the vocabulary, atomically, while other threads are tagging. On failure the old one stays. */

@@ -45,7 +45,7 @@ class Tagger {
   /// Open a bundle (a folder, or a file in one), check it on its golden images, and use its default
   /// vocabulary, if it has one. Errors: Code::bundle, device, vocabulary.
   explicit Tagger(const std::filesystem::path& bundle,
-                  std::unique_ptr<Backend> backend = openvino_backend());
+                  std::unique_ptr<Backend> backend = open_backend("auto"));
 
   const Bundle& bundle() const { return bundle_; }
   const Backend& backend() const { return *backend_; }

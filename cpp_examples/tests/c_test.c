@@ -18,12 +18,16 @@ int main(int count, char** words) {
   const char* labels[] = {"cat", "boat"};
   const char* twice[] = {"cat", "cat"};
   const ovml_selection selection = {2, -1.0};
-  if (count != 3) return 2;
+  if (count != 4) return 2;
 
   expect(ovml_open("/nonexistent", &tagger) == OVML_BUNDLE && tagger == NULL, "no bundle");
   expect(strstr(ovml_message(), "/nonexistent") != NULL, "the message names it");
   expect(ovml_open(NULL, &tagger) == OVML_ARGUMENT, "NULL");
+  expect(ovml_open_on(words[1], "abacus", &tagger) == OVML_ARGUMENT, "no such device");
+  expect(strstr(ovml_message(), "'abacus'") != NULL, "the message names it");
   expect(ovml_open(words[1], &tagger) == OVML_OK, "open");
+  ovml_close(tagger);
+  expect(ovml_open_on(words[1], words[3], &tagger) == OVML_OK, "open on a device");
   expect(ovml_use_labels(tagger, labels, 2) == OVML_OK, "labels");
   expect(ovml_use_labels(tagger, twice, 2) == OVML_LABEL, "the same label twice");
   expect(ovml_use_labels(tagger, labels, 0) == OVML_LABEL, "no label");

@@ -7,7 +7,7 @@
 #include "ovml/tagger.h"
 
 int main(int, char** words) {
-  ovml::Tagger tagger(words[1]);
+  ovml::Tagger tagger(words[1], ovml::open_backend(words[3]));
   const auto image = ovml::open_image(words[2]);
   const auto pets = tagger.make_vocabulary({"cat", "dog"}), ships = tagger.make_vocabulary({"ship"});
   const auto features = tagger.encode(tagger.pixels(image.view()));

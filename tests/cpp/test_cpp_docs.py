@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cpp import SOURCES, built, require_toolchain
+from cpp import SOURCES, built, onnxruntime_root, require_onnxruntime, require_toolchain
 from shell import ROOT, run
 
 from ovml_deploy import assets
@@ -64,6 +64,16 @@ def test_make_cpp_builds_what_the_text_names() -> None:
     for name in ("libovml.a", "libovml_readers.a", "libovml.so", "tag_image"):
         assert (folder / name).exists()
         assert f"`{name}`" in TEXT
+
+
+def test_cmake_finds_onnx_runtime(tmp_path: Path) -> None:
+    require_toolchain()
+    require_onnxruntime()
+    (line,) = [line for line in LINES if "ONNXRUNTIME_ROOT" in line]
+    typed = line.replace("build/cpp", str(tmp_path))
+    done = run(typed.replace("/opt/onnxruntime", str(onnxruntime_root())), ROOT)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Devices built in: .*cpu", done.stdout)
 
 
 def test_the_packages_are_those_that_make_test_installs() -> None:

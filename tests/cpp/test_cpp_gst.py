@@ -79,7 +79,16 @@ def test_gst_inspect_shows_it() -> None:
         ["gst-inspect-1.0", "ovmltag"], env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    for name in ("bundle", "labels", "vocabulary", "top-k", "threshold", "every", "post-messages"):
+    for name in (
+        "bundle",
+        "device",
+        "labels",
+        "vocabulary",
+        "top-k",
+        "threshold",
+        "every",
+        "post-messages",
+    ):
         assert f"\n  {name} " in done.stdout
 
 
@@ -101,6 +110,19 @@ def test_metadata_and_messages_are_the_tags_of_python(
     assert [message["pts"] for message in messages] == [f["pts"] for f in played.frames[::every]]
     times = [message["stream-time"] / 1e9 for message in messages]
     assert times == pytest.approx([index / 25 for index in range(0, 60, every)], abs=1e-3)
+
+
+def test_a_device_by_name_gives_python_s_tags(
+    moving: Path, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "OVML_CACHE", str(tmp_path)
+    )  # another device's labels differ in the last bit
+    words = tag(labels=",".join(_OLD), every=20, device=device)
+    played = play(f"{source(moving)} ! {words} ! appsink name=sink")
+    python = Tagger.load(assets.MINI, device=device, precision="fp32")
+    expected = in_python(python, _OLD, played.pixels[::20])
+    assert [frame["tags"] for frame in played.frames[::20]] == expected
 
 
 @pytest.mark.parametrize("kind", ["RGB", "I420"])
@@ -206,6 +228,7 @@ def without_default(tmp_path: Path) -> Path:
     [
         ({"bundle": "/nowhere"}, "'/nowhere' is not a bundle"),
         ({"bundle": ""}, "Set the property 'bundle'"),
+        ({"device": "abacus"}, "no device 'abacus'"),
         ({"labels": "cat,cat"}, "repeats label 1"),
         ({"labels": " , "}, "There are no labels"),
         ({"vocabulary": "nothing"}, "has no vocabulary 'nothing'"),
@@ -285,6 +308,7 @@ def test_tag_stream_takes_a_pipeline_and_says_what_is_wrong() -> None:
         ((*options, "nonsense"), 1, "no element"),
         ((*options, "filesrc location=/nowhere.mp4 ! decodebin"), 1, "No such file"),
         (("--bundle", "/nowhere", "videotestsrc"), 1, "is not a bundle"),
+        ((*options, "--device", "abacus", "videotestsrc"), 2, "no device 'abacus'"),
         ((*options, "--fps", 0, "videotestsrc"), 2, "'0' is not a number"),
         ((*options,), 2, "There is no film"),
         ((*options, "videotestsrc num-buffers=1 ! video/x-raw,width=6000,height=1"), 3, "failed"),

@@ -61,7 +61,7 @@ def test_the_element_is_found_and_has_the_properties_of_the_table(world: Path) -
     (look,) = typed("gst-inspect-1.0")
     shown = run(["bash", "-c", f"{path}; {look}"], world)
     properties = re.findall(r"^\| `([a-z-]+)` \|", TEXT, re.MULTILINE)
-    assert len(properties) == 7
+    assert len(properties) == 8
     for name in properties:
         assert f"\n  {name} " in shown
 

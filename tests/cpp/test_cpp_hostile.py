@@ -111,15 +111,16 @@ def test_no_link_leaves_the_bundle(tool: Path, bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "matcher.onnx", "golden.safetensors"])
-def test_a_changed_or_absent_file(tool: Path, bundle: Path, name: str) -> None:
+def test_a_changed_or_absent_file(tool: Path, device: str, bundle: Path, name: str) -> None:
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
+    on = ("--device", device)
     (bundle / name).write_bytes(content)
-    refused(tool, bundle, f"{name} was changed after export")
+    refused(tool, bundle, f"{name} was changed after export", *on)
     (bundle / name).write_bytes(content[:-1])
-    refused(tool, bundle, f"{name} was changed after export")
+    refused(tool, bundle, f"{name} was changed after export", *on)
     (bundle / name).unlink()
-    refused(tool, bundle, f"{name} is missing")
+    refused(tool, bundle, f"{name} is missing", *on)
 
 
 def safetensors(header: object, data: bytes = b"") -> bytes:
@@ -183,30 +184,32 @@ def test_one_of_another_model(tool: Path, bundle: Path) -> None:
     refused(tool, bundle, "another text encoder", "--vocab", str(words))
 
 
-def test_a_graph_that_is_none(tool: Path, bundle: Path) -> None:
+def test_a_graph_that_is_none(tool: Path, device: str, bundle: Path) -> None:
     (bundle / "matcher.onnx").write_bytes(b"no graph")
     rehash(bundle, "matcher.onnx")
-    refused(tool, bundle, "OpenVINO cannot load")
+    engine = {"openvino": "OpenVINO", "cpu": "ONNX Runtime"}[device]
+    refused(tool, bundle, f"{engine} cannot load", "--device", device)
 
 
-def test_a_device_that_gives_other_answers(tool: Path, bundle: Path) -> None:
+def test_a_device_that_gives_other_answers(tool: Path, device: str, bundle: Path) -> None:
     """The golden features are another image's."""
 
     def swap(arrays: dict) -> None:
         arrays["features"] = arrays["features"][::-1]
 
     change_arrays(bundle, "golden.safetensors", swap)
-    refused(tool, bundle, "does not reproduce PyTorch")
+    refused(tool, bundle, "does not reproduce PyTorch", "--device", device)
 
 
-def test_bad_images_are_bad_items(tool: Path, bundle: Path, tmp_path: Path) -> None:
+def test_bad_images_are_bad_items(tool: Path, device: str, bundle: Path, tmp_path: Path) -> None:
     good = assets.sample_photographs()[0]
     names = ("a.jpg", "b.png", "c.jpg")
     for name, content in zip(
         names, (b"", b"\x89PNG\r\n\x1a\n", good.read_bytes()[:5000]), strict=True
     ):
         (tmp_path / name).write_bytes(content)
-    done = run(tool, "--bundle", bundle, *(tmp_path / name for name in names), good, tmp_path)
+    damaged = (tmp_path / name for name in names)
+    done = run(tool, "--bundle", bundle, "--device", device, *damaged, good, tmp_path)
     assert done.returncode == 3, done.stderr.decode()
     assert len(done.stderr.splitlines()) == 4
     assert all(line.startswith(b"failed: ") for line in done.stderr.splitlines())

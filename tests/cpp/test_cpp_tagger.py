@@ -1,4 +1,4 @@
-"""C++ gives the logits and tags that the Python runtime gives on OpenVINO, for every head."""
+"""C++ gives the logits and tags that the Python runtime gives on the same engine, for every head."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cpp import CallError, CTagger, built, run
+from cpp import SOURCES, CallError, CTagger, built, require_onnxruntime, require_toolchain, run
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.calibration import Calibration
@@ -31,13 +31,13 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def open_both(folder: Path) -> Iterator[Callable[[Path], tuple[CTagger, Tagger]]]:
-    """A function that opens a bundle in C++ and in Python, both on OpenVINO in fp32."""
+def open_both(folder: Path, device: str) -> Iterator[Callable[[Path], tuple[CTagger, Tagger]]]:
+    """A function that opens a bundle in C++ and in Python, both on a device in fp32."""
     opened: list[CTagger] = []
 
     def both(bundle: Path) -> tuple[CTagger, Tagger]:
-        opened.append(CTagger(folder / "libovml.so", bundle))
-        return opened[-1], Tagger.load(bundle, device="openvino", precision="fp32")
+        opened.append(CTagger(folder / "libovml.so", bundle, device))
+        return opened[-1], Tagger.load(bundle, device=device, precision="fp32")
 
     yield both
     for tagger in opened:
@@ -158,14 +158,15 @@ def test_rgb_frames_with_gaps_between_rows(open_both, tiny_bundle: Path) -> None
     assert [t.label for t in cpp.tag(frame)[0]] == [t.label for t in expected]
 
 
-def test_the_command_says_what_python_s_says(folder: Path, tmp_path: Path) -> None:
+def test_the_command_says_what_python_s_says(folder: Path, device: str, tmp_path: Path) -> None:
     images = [*map(str, assets.sample_photographs()), str(tmp_path / "absent.jpg")]
     options = ("--labels", "cat, dog,rocket,,temple", "--top-k", 2, "--format", "json")
+    options += ("--device", device)
     done = run(folder / "tag_image", "--bundle", assets.MINI, *options, *images)
     python = subprocess.run(
         [
             *(sys.executable, "-m", "ovml_deploy.cli", "tag", *images, *map(str, options)),
-            *("--device", "openvino", "--precision", "fp32"),
+            *("--precision", "fp32"),
         ],
         capture_output=True,
     )
@@ -202,6 +203,7 @@ def test_a_table_for_people(folder: Path) -> None:
         (("--bundle", "b", "--labels", "a", "--vocab", "b", "a.jpg"), 2, "not both"),
         (("--bundle", "b", "--colour", "red", "a.jpg"), 2, "--colour"),
         (("--bundle", "b", "--format", "xml", "a.jpg"), 2, "xml"),
+        (("--bundle", "b", "--device", "abacus", "a.jpg"), 2, "no device 'abacus'"),
         (("--bundle", "nowhere", "a.jpg"), 1, "'nowhere' is not a bundle"),
         (("--bundle", str(assets.MINI), "--vocab", "none such", "a.jpg"), 1, "'none such'"),
         (("--bundle", str(assets.MINI), "--labels", "a,b,a", "a.jpg"), 1, "repeats label 1"),
@@ -212,6 +214,35 @@ def test_a_wrong_command_line(folder: Path, arguments, code: int, says: str) -> 
     assert done.returncode == code
     assert says in done.stderr.decode()
     assert done.stdout == b""
+
+
+def test_a_build_on_onnx_runtime_alone() -> None:
+    require_onnxruntime()
+    tool = built("onnxruntime", "tag_image") / "tag_image"
+    assert b"openvino" not in subprocess.run(["ldd", tool], capture_output=True, check=True).stdout
+    cat = next(path for path in assets.sample_photographs() if path.stem == "cat")
+    done = run(tool, "--bundle", assets.MINI, cat)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().startswith(f"{cat}  domestic cat 1.00")
+    done = run(tool, "--bundle", assets.MINI, "--device", "openvino", cat)
+    assert done.returncode == 1
+    assert b"'openvino' is not built in: choose 'auto' or 'cpu' (ONNX Runtime)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("-DCMAKE_DISABLE_FIND_PACKAGE_onnxruntime=ON",), "Neither OpenVINO nor ONNX Runtime"),
+        (("-DONNXRUNTIME_ROOT=/nowhere",), "ONNXRUNTIME_ROOT=/nowhere has no"),
+    ],
+)
+def test_no_engine_is_an_error_of_cmake(tmp_path: Path, options, says: str) -> None:
+    require_toolchain()
+    command = ["cmake", "-S", SOURCES, "-B", tmp_path, *options]
+    command += ["-DCMAKE_DISABLE_FIND_PACKAGE_OpenVINO=ON"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert says in done.stderr
 
 
 def test_ctest(folder: Path) -> None:

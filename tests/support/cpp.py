@@ -41,8 +41,24 @@ def require_toolchain() -> None:
 
 
 @functools.cache
+def onnxruntime_root() -> Path | None:
+    """The folder of ``make build/onnxruntime``, if its library is of the Python runtime's version."""
+    import onnxruntime
+
+    folder = ROOT / "build" / "onnxruntime"
+    library = folder / "lib" / f"libonnxruntime.so.{onnxruntime.__version__}"
+    return folder if library.exists() else None
+
+
+def require_onnxruntime() -> None:
+    """Skip where C++ is built without ONNX Runtime."""
+    if onnxruntime_root() is None:
+        pytest.skip("C++ is not built on ONNX Runtime without 'make build/onnxruntime'")
+
+
+@functools.cache
 def built(kind: str = "test", *targets: str) -> Path:
-    """Return the folder of a build: "test", or "asan" with the sanitizers.
+    """Return the folder of a build: "test", "asan" with the sanitizers, or "onnxruntime" on that alone.
 
     The first build takes a minute or two; later ones only what was changed.
     """
@@ -54,6 +70,8 @@ def built(kind: str = "test", *targets: str) -> Path:
     wheel = Path(openvino.__file__).parent
     options = {
         "OpenVINO_DIR": wheel / "cmake",
+        "CMAKE_DISABLE_FIND_PACKAGE_OpenVINO": "ON" if kind == "onnxruntime" else "OFF",
+        "ONNXRUNTIME_ROOT": onnxruntime_root() or "",
         "CMAKE_BUILD_TYPE": "RelWithDebInfo" if kind == "asan" else "Release",
         "OVML_SANITIZE": "ON" if kind == "asan" else "OFF",
     }
@@ -125,7 +143,7 @@ class Tag:
 class CTagger:
     """A tagger behind the C interface."""
 
-    def __init__(self, library: Path, bundle: Path) -> None:
+    def __init__(self, library: Path, bundle: Path, device: str = "auto") -> None:
         self._c = ctypes.CDLL(str(library))
         for name, kind in (
             ("ovml_message", ctypes.c_char_p),
@@ -139,7 +157,9 @@ class CTagger:
         ):
             getattr(self._c, name).restype = kind
         self._tagger = ctypes.c_void_p()
-        self._call("ovml_open", str(bundle).encode(), ctypes.byref(self._tagger))
+        self._call(
+            "ovml_open_on", str(bundle).encode(), device.encode(), ctypes.byref(self._tagger)
+        )
 
     def close(self) -> None:
         self._c.ovml_close(self._tagger)
