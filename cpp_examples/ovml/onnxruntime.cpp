@@ -106,6 +106,7 @@ class OnnxRuntimeBackend : public Backend {
     return guarded("ONNX Runtime cannot load " + path.string(), [&]() -> std::unique_ptr<Graph> {
       Ort::SessionOptions options;
       options.SetIntraOpNumThreads(threads_);
+      options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // or decoding goes slower
       return std::make_unique<OnnxRuntimeGraph>(
           std::make_shared<Ort::Session>(environment(), path.c_str(), options));
     });

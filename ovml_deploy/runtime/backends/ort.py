@@ -262,6 +262,8 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, self._threads // callers)
+        # threads that spin between calls take the processor from decoding: docs/speed.md
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if batch is not None:  # then no shape is left to compute, which happens on the CPU
             options.add_free_dimension_override_by_name("batch", batch)
