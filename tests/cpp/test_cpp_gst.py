@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,14 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module", autouse=True)
 def _built() -> Path:
     return plugin()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Labels that another device encoded differ in the last bit, and so do their vocabularies' ids."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OVML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +123,7 @@ def test_metadata_and_messages_are_the_tags_of_python(
 def test_a_device_by_name_gives_python_s_tags(
     moving: Path, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(
-        "OVML_CACHE", str(tmp_path)
-    )  # another device's labels differ in the last bit
+    monkeypatch.setenv("OVML_CACHE", str(tmp_path))
     words = tag(labels=",".join(_OLD), every=20, device=device)
     played = play(f"{source(moving)} ! {words} ! appsink name=sink")
     python = Tagger.load(assets.MINI, device=device, precision="fp32")

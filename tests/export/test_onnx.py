@@ -38,9 +38,9 @@ CASES = [
 ]
 
 
-def require_agreement(manifest: Mapping[str, Any]) -> None:
+def require_agreement(manifest: Mapping[str, Any], sizes: int = 20) -> None:
     logits = [f for f in manifest["parity"]["figures"] if f["output"] == "logits"]
-    assert len(logits) == 20
+    assert len(logits) == sizes
     assert max(f["relative_error"] for f in logits) <= 1e-5
     assert all(f["top_labels_equal"] for f in logits)
 
@@ -192,4 +192,4 @@ def test_zero_shot_of_a_real_size(tmp_path: Path, monkeypatch) -> None:
     torch.manual_seed(0)
     backbone = Backbone.load(BackboneSpec("ViT-B-16-quickgelu"), load_weights=False)
     model = TaggingModel(backbone, ZeroShotHead(scale=100.0), ["a photo of a {}."]).eval()
-    require_agreement(export_bundle(model, tmp_path / "clip").manifest)
+    require_agreement(export_bundle(model, tmp_path / "clip").manifest, sizes=8)

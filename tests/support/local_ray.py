@@ -29,7 +29,12 @@ def local_ray(cpus: int, variables: Mapping[str, str], **options: Any) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(_token()))  # or it makes one at home
-        patch.setenv("RAY_gcs_server_port_wait_time_s", str(_STARTS_WITHIN))
+        for patience in (
+            "RAY_gcs_server_port_wait_time_s",
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S",
+        ):
+            patch.setenv(patience, str(_STARTS_WITHIN))
         for attempt in range(_ATTEMPTS):
             try:
                 ray.init(
