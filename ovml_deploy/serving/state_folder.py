@@ -156,17 +156,15 @@ class StateFolder:
 
     def delete(self, name: str) -> None:
         """Forget a vocabulary. After a kill it is there whole, or not at all."""
-        home = self.path / name
+        home, gone = self.path / name, self.path / f".{name}.part"
         try:
+            shutil.rmtree(gone, ignore_errors=True)
             with suppress(FileNotFoundError):  # somebody else removed it
-                (home / _LABELS).unlink(missing_ok=True)
-                versions = _versions(home)
-                for number in sorted(versions):  # the newest, which counts, goes last
-                    versions[number].unlink()
-                shutil.rmtree(home)
+                home.rename(gone)  # at once: of its files alone, an older version might be left
             fsync_folder(self.path)
         except OSError as error:
             raise _not_written(home, error) from error
+        shutil.rmtree(gone, ignore_errors=True)  # the next start removes what is left
 
     def activate(self, name: str) -> None:
         """Keep the name of the active vocabulary."""
@@ -268,11 +266,14 @@ def _versions(home: Path) -> dict[int, Path]:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file that a kill left half written; whether it was one."""
-    is_part = path.name.startswith(".") and path.name.endswith(".part") and path.is_file()
-    if is_part:
-        path.unlink()
-    return is_part
+    """Remove what a kill left half written, or half removed; whether it was that."""
+    if not (path.name.startswith(".") and path.name.endswith(".part")):
+        return False
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    return True
 
 
 def _take(lock: IO[bytes], path: Path) -> None:

@@ -323,6 +323,32 @@ for turn in count():
 """
 
 
+def test_a_deletion_that_is_cut_short_leaves_no_older_version(
+    engine: Engine, tmp_path: Path, monkeypatch
+) -> None:
+    """Killed among the files of a vocabulary whose newer labels were accepted, not yet embedded."""
+    gate: Any = Gate(engine)
+    with opened(gate, tmp_path) as store:
+        gate.open.set()
+        put(store, "mine", ["cat"])
+        gate.open.clear()
+        store.put("mine", ["dog"])
+        with monkeypatch.context() as context:
+            context.setattr(Path, "unlink", killed)
+            context.setattr(shutil, "rmtree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                store.delete("mine")
+        gate.open.set()
+    with opened(engine, tmp_path) as store:
+        assert "mine" not in store
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
+def killed(path: Path, *_: object, **__: object) -> None:
+    if Path(path).exists():
+        raise KeyboardInterrupt
+
+
 def test_a_kill_at_any_moment_loses_nothing(
     engine: Engine, tiny_bundle: Path, tmp_path: Path
 ) -> None:
