@@ -118,7 +118,7 @@ def _from_simple(tokenizer: SimpleTokenizer) -> Tokenizer:
     converted = Tokenizer(bpe)
     converted.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(tokenizer.pat.pattern), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(_pattern(tokenizer)), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -133,3 +133,12 @@ def _from_simple(tokenizer: SimpleTokenizer) -> Tokenizer:
         special_tokens=[(start, tokenizer.sot_token_id), (end, tokenizer.eot_token_id)],
     )
     return converted
+
+
+def _pattern(tokenizer: SimpleTokenizer) -> str:
+    """What open_clip splits texts by: it ignores case, which only the spelled-out parts have."""
+    parts = tokenizer.pat.pattern.split("|")
+    words = [part for part in parts if "[" not in part]
+    if parts[: len(words)] != words:
+        raise ExportError(f"The tokenizer splits texts in a new way: {tokenizer.pat.pattern!r}.")
+    return "|".join((f"(?i:{'|'.join(words)})", *parts[len(words) :]))

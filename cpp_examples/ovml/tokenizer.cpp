@@ -1,5 +1,7 @@
 #include "tokenizer.h"
 
+#include <algorithm>
+
 #include <unicode/locid.h>
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
@@ -12,6 +14,9 @@ namespace ovml {
 namespace {
 
 constexpr const char* clip_pattern =
+    R"((?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
+// As bundles had it that were exported before.
+constexpr const char* clip_pattern_with_case =
     R"(<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
 
 [[noreturn]] void unknown(const std::string& what) {
@@ -42,11 +47,20 @@ bool is_letter(char32_t c) { return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_
 bool is_number(char32_t c) { return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0; }
 bool is_space(char32_t c) { return u_isUWhiteSpace(static_cast<UChar32>(c)) != 0; }
 
+bool same_but_for_case(char32_t a, char32_t b) {
+  return u_foldCase(static_cast<UChar32>(a), U_FOLD_CASE_DEFAULT) ==
+         u_foldCase(static_cast<UChar32>(b), U_FOLD_CASE_DEFAULT);
+}
+
 // How long the match of clip_pattern is that begins at the front; 0: there is none.
-std::size_t clip_match(std::u32string_view rest) {
+std::size_t clip_match(std::u32string_view rest, bool with_case) {
   for (const std::u32string_view word :
-       {U"<start_of_text>", U"<end_of_text>", U"'s", U"'t", U"'re", U"'ve", U"'m", U"'ll", U"'d"})
-    if (rest.substr(0, word.size()) == word) return word.size();
+       {U"<start_of_text>", U"<end_of_text>", U"'s", U"'t", U"'re", U"'ve", U"'m", U"'ll", U"'d"}) {
+    const auto front = rest.substr(0, word.size());
+    if (with_case ? front == word
+                  : std::equal(front.begin(), front.end(), word.begin(), word.end(), same_but_for_case))
+      return word.size();
+  }
   std::size_t end = 0;
   if (is_letter(rest[0])) {
     while (end < rest.size() && is_letter(rest[end])) ++end;
@@ -90,17 +104,21 @@ Tokenizer::Tokenizer(std::string_view json) {
     const bool said = normalizer.contains("strip_accents") && !normalizer["strip_accents"].is_null();
     strip_accents_ = said ? flag(normalizer, "strip_accents") : lowercase_;
   } else if (kind_of(value["model"]) == "BPE") {
-    const Json wanted = {{{"type", "Split"},
-                          {"pattern", {{"Regex", clip_pattern}}},
-                          {"behavior", "Removed"},
-                          {"invert", true}},
-                         {{"type", "ByteLevel"},
-                          {"add_prefix_space", false},
-                          {"trim_offsets", true},
-                          {"use_regex", false}}};
+    const auto wanted = [](const char* pattern) {
+      return Json{{{"type", "Split"},
+                   {"pattern", {{"Regex", pattern}}},
+                   {"behavior", "Removed"},
+                   {"invert", true}},
+                  {{"type", "ByteLevel"},
+                   {"add_prefix_space", false},
+                   {"trim_offsets", true},
+                   {"use_regex", false}}};
+    };
     const Json& splitter = part("pre_tokenizer");
     if (!part("normalizer").is_null()) unknown("the normalizer " + kind_of(part("normalizer")));
-    if (kind_of(splitter) != "Sequence" || splitter.value("pretokenizers", none) != wanted)
+    const Json steps = kind_of(splitter) == "Sequence" ? splitter.value("pretokenizers", none) : none;
+    with_case_ = steps == wanted(clip_pattern_with_case);
+    if (!with_case_ && steps != wanted(clip_pattern))
       unknown("another way of splitting words than CLIP's");
   } else {
     unknown("the model " + kind_of(value["model"]));
@@ -236,7 +254,7 @@ void Tokenizer::encode_part(std::string_view part, Ids& ids) const {
   }
   const std::u32string text = decode_utf8(part, Code::label, "A text");
   for (std::u32string_view rest = text; !rest.empty();) {
-    const std::size_t length = clip_match(rest);
+    const std::size_t length = clip_match(rest, with_case_);
     if (length > 0) byte_pairs(encode_utf8(rest.substr(0, length)), ids);
     rest.remove_prefix(std::max<std::size_t>(length, 1));
   }

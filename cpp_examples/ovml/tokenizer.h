@@ -35,7 +35,8 @@ class Tokenizer {
   std::u32string bert_normalized(std::string_view text) const;
   std::int64_t id_of(const std::string& token) const;
 
-  bool bert_ = false, lowercase_ = false, strip_accents_ = false, clean_ = false, chinese_ = false;
+  bool bert_ = false, with_case_ = false, lowercase_ = false, strip_accents_ = false, clean_ = false,
+       chinese_ = false;
   std::unordered_map<std::string, std::int64_t> ids_;
   std::map<std::string, std::int64_t, std::greater<>> added_;
   std::map<std::pair<std::int64_t, std::int64_t>, Merge> merges_;

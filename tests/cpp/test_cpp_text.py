@@ -40,6 +40,7 @@ _PLAIN = (
         "\u0e2a\u0e27\u0e31\u0e2a",
     ),
     *("<start_of_text> x <end_of_text>", "[CLS] [MASK]x[SEP]", "<end_of_text", "a<start_of_text>b"),
+    *("YOU'RE IT'S He'D i'LL", "<START_OF_TEXT> <End_Of_Text>"),
 )
 
 _REFUSED = (
@@ -65,9 +66,22 @@ def in_python(bundle: Path, texts: list[str]) -> list[list[int]]:
     return PromptTokenizer(Tokenizer.from_file(str(bundle / "tokenizer.json")), opened.text)(texts)
 
 
-@pytest.fixture(params=["mini", "clip"])
-def bundle(request: pytest.FixtureRequest) -> Path:
-    return assets.MINI if request.param == "mini" else request.getfixturevalue("tiny_bundle")
+@pytest.fixture(scope="module", params=["mini", "clip", "clip that keeps case", "older clip"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "mini":
+        return assets.MINI
+    tiny = request.getfixturevalue("tiny_bundle")
+    if request.param == "clip":
+        return tiny
+    folder = Path(shutil.copytree(tiny, tmp_path_factory.mktemp("bundles") / "bundle"))
+    edit_manifest(folder, lambda manifest: manifest["text"].update(clean="whitespace"))
+    if request.param == "older clip":  # words were split with their case, which open_clip ignores
+        path = folder / "tokenizer.json"
+        before = path.read_text().replace("(?i:", "").replace("'d)|[", "'d|[")
+        assert before != path.read_text()
+        path.write_text(before)
+        rehash(folder, "tokenizer.json")
+    return folder
 
 
 def made_up(count: int) -> list[str]:

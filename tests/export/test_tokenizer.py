@@ -35,6 +35,7 @@ ODD = (
     "x" * 300,
     "1 22 333 4444 3.14 1e9 ½ ٣ Ⅷ",
     "a <start_of_text> b <end_of_text>",
+    "HUNTER'S CAP, YOU'RE I'LL he\u2019D it'\u017f <START_OF_TEXT> <End_Of_Text>",
 )
 
 
