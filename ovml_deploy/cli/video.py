@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ovml_deploy import assets, output
 from ovml_deploy.commandline import (
@@ -22,6 +23,7 @@ from ovml_deploy.files import may_be_written
 
 if TYPE_CHECKING:
     from ovml_deploy.pipelines.video import Event, VideoStream
+    from ovml_deploy.pipelines.video.sinks import KafkaSink, MqttSink
 
 _FORMATS = ("table", "json", "none")
 
@@ -56,6 +58,7 @@ def tag_video_command(
     frames: str | None = None,
     annotate: str | None = None,
     mqtt: str | None = None,
+    kafka: str | None = None,
     format: str = "table",
     top_k: int = 5,
     max_pixels: int = 8192 * 4320,
@@ -82,6 +85,7 @@ def tag_video_command(
         frames: a file of each frame's tags: .jsonl or .csv
         annotate: a copy of the film with its tags drawn in: .mp4 or .mkv
         mqtt: publish events, to mqtt://[user@]host[:port]/topic; the password is in OVML_MQTT_PASSWORD
+        kafka: publish events, to kafka://[user@]host[:port]/topic; the password is in OVML_KAFKA_PASSWORD
         format: what is printed: table, json (a line for each begin and event), or none
         top_k: at most so many tags a frame, in --frames
         max_pixels: pixels that a frame may have
@@ -109,7 +113,7 @@ def tag_video_command(
     ]
     _check_live(runs, files, annotate)
     with ExitStack() as stack:
-        job = _Job(stack, runs, files, frames, mqtt, format, annotate is not None)
+        job = _Job(stack, runs, files, frames, (mqtt, kafka), format, annotate is not None)
         for run in runs:
             job.follow(run)
     if annotate is not None and not job.interrupted:
@@ -126,19 +130,23 @@ class _Job:
         runs: list["VideoStream"],
         files: list[str],
         frames: str | None,
-        mqtt: str | None,
+        brokers: tuple[str | None, str | None],
         form: str,
         keep: bool,
     ) -> None:
         from ovml_deploy.pipelines.video.outputs import event_file, frame_file
-        from ovml_deploy.pipelines.video.sinks import MqttSink
+        from ovml_deploy.pipelines.video.sinks import KafkaSink, MqttSink
 
         live = next((run.source.epoch for run in runs if run.source.epoch is not None), None)
         self.interrupted, self.code, self._alone = False, 0, len(runs) == 1
         self.events: list[Event] = []
         self._keep, self._form = keep, form
         self._epoch: float | None = None
-        self._sink = None if mqtt is None else stack.enter_context(closing(MqttSink(mqtt)))
+        self._sinks: list[MqttSink | KafkaSink] = []
+        for url, kind in zip(brokers, (MqttSink, KafkaSink), strict=True):
+            if url is not None:
+                self._sinks.append(kind(url))
+                stack.callback(self._close, self._sinks[-1], url)
         self._event_files = [stack.enter_context(event_file(path, live)) for path in files]
         self._frame_file = None
         if frames is not None:
@@ -179,8 +187,8 @@ class _Job:
             if self._frame_file is not None:
                 self._frame_file(record)
             return
-        if self._sink is not None:
-            self._sink.write(record, self._epoch)
+        for sink in self._sinks:
+            sink.write(record, self._epoch)
         if self._form == "json":
             print(json_line(record, self._epoch), end="", flush=True)
         if record.ongoing:
@@ -192,6 +200,18 @@ class _Job:
         if self._form == "table":
             times = f"{record.start:9.2f} {record.end:9.2f}"
             print(f"{times}  {record.mean:.2f}  {record.label}", flush=True)
+
+    def _close(self, sink: "MqttSink | KafkaSink", url: str) -> None:
+        sink.close()
+        if sink.dropped:
+            place = urlsplit(url)
+            where = place.netloc.rpartition("@")[2] + place.path
+            reason = "the broker was away, or did not take them"
+            print(
+                f"failed: {sink.dropped:,} messages did not reach {where}: {reason}",
+                file=sys.stderr,
+            )
+            self.code = self.code or SOME_FAILED
 
 
 @contextmanager

