@@ -42,7 +42,7 @@ test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of the
 	@test -f /usr/include/nlohmann/json.hpp && command -v cmake c++ clang++ clang-format >/dev/null || \
 	  apt-get install -qq -y $(CPP_PACKAGES) clang clang-format >/dev/null 2>&1 || \
 	  echo "Debian's $(CPP_PACKAGES) are not installed and cannot be: the tests of C++ will skip"
-	@$(MAKE) -s --no-print-directory build/onnxruntime
+	@$(MAKE) -s --no-print-directory build/onnxruntime build/fiftyone
 	OMP_NUM_THREADS=1 OVML_RUNTIME_PYTHON=$(CURDIR)/$(RUN)/python \
 	  $(DEV)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
@@ -69,6 +69,12 @@ build/onnxruntime: .venv/ready
 	  ln -s libonnxruntime.so.1.* libonnxruntime.so.1 && ln -s libonnxruntime.so.1 libonnxruntime.so) 2>/dev/null && \
 	mv $@.part $@ && touch $@ || \
 	  { rm -rf $@.part; echo "ONNX Runtime's headers or library cannot be had: C++ on it is not built, and its tests will skip"; }
+
+# FiftyOne has an environment of its own, for it needs an older OpenCV. The package of its database would download it; another one brings it.
+build/fiftyone: .venv/ready constraints.txt
+	@rm -rf $@ && $(UV) venv -q $@ && grep ^fiftyone constraints.txt >$@/wanted.txt && echo 'fiftyone-db; python_version<"3"' >$@/unwanted.txt && \
+	UV_NO_PROGRESS=1 $(UV) pip install -q --python $@/bin/python -r $@/wanted.txt --override $@/unwanted.txt 2>/dev/null || \
+	  { rm -rf $@; echo "FiftyOne cannot be installed: its test will skip"; }
 
 lint: .venv-dev/ready  ## style, types, and the import contracts
 	$(DEV)/ruff check .

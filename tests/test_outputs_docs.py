@@ -1,5 +1,6 @@
 """Runs every command and snippet of docs/outputs.md, as typed, in a folder like a user's."""
 
+import ast
 import json
 import re
 import shlex
@@ -21,6 +22,7 @@ pytest.importorskip("pyarrow", reason="the extra 'archives' (pyarrow) is not ins
 TEXT = (ROOT / "docs" / "outputs.md").read_text("utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 KEYWORDS = "Keywords in photos"
+FIFTYONE = ROOT / "build" / "fiftyone" / "bin" / "python"
 
 pytestmark = pytest.mark.skipif(
     not (assets.MINI / "bundle.json").exists(), reason="the embedded model is not built"
@@ -59,6 +61,10 @@ def run_all(world: Path, monkeypatch, capfd) -> Callable[[str], list[str]]:
         return capfd.readouterr().out
 
     def run_block(kind: str, block: str) -> list[str]:
+        if "import fiftyone" in block:
+            done = subprocess.run([FIFTYONE, "-c", block], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return [done.stdout]
         if kind == "python":
             capfd.readouterr()
             exec(compile(block, "outputs.md", "exec"), {})
@@ -97,6 +103,17 @@ def test_files(run_all) -> None:
     assert coco.startswith("photos/cat.jpg cat 0.")
     assert len(lines.splitlines()) == 3
     assert len(coco.splitlines()) == 9  # three tags each
+
+
+@pytest.mark.skipif(
+    not FIFTYONE.exists(), reason="FiftyOne is not installed ('make build/fiftyone')"
+)
+def test_fiftyone(world: Path, run_all, monkeypatch) -> None:
+    """In the environment that FiftyOne has of its own, with its own database."""
+    monkeypatch.setenv("HOME", str(world / "home"))
+    monkeypatch.setenv("FIFTYONE_DO_NOT_TRACK", "true")
+    *_, counted = run_all("FiftyOne")
+    assert ast.literal_eval(counted.splitlines()[-1]) == {"cat": 3, "clock": 3, "statue": 3}
 
 
 @needs_exiftool
