@@ -143,10 +143,13 @@ class _Job:
         self._keep, self._form = keep, form
         self._epoch: float | None = None
         self._sinks: list[MqttSink | KafkaSink] = []
-        for url, kind in zip(brokers, (MqttSink, KafkaSink), strict=True):
-            if url is not None:
-                self._sinks.append(kind(url))
-                stack.callback(self._close, self._sinks[-1], url)
+        mqtt, kafka = brokers
+        if mqtt is not None:
+            self._sinks.append(MqttSink(mqtt))
+            stack.callback(self._close, self._sinks[-1], mqtt)
+        if kafka is not None:
+            self._sinks.append(KafkaSink(kafka))
+            stack.callback(self._close, self._sinks[-1], kafka)
         self._event_files = [stack.enter_context(event_file(path, live)) for path in files]
         self._frame_file = None
         if frames is not None:

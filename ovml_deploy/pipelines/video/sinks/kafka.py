@@ -45,10 +45,10 @@ class KafkaSink:
             reason = self._reason or _text(error)
             where = settings["bootstrap.servers"]
             raise VideoError(f"No Kafka broker takes us at {where}: {reason}") from error
-        error = topics[self._topic].error
+        refusal = topics[self._topic].error
         # a broker that makes topics does so when it is first asked for one, and says this meanwhile
-        if error is not None and not error.retriable():
-            raise VideoError(f"The Kafka topic {self._topic!r} cannot be written: {error.str()}")
+        if refusal is not None and not refusal.retriable():
+            raise VideoError(f"The Kafka topic {self._topic!r} cannot be written: {refusal.str()}")
 
     def write(self, record: Event | FrameResult, epoch: float | None = None) -> None:
         """Append a result, without waiting for the broker."""
