@@ -1,10 +1,13 @@
 """Reads an archive, a block of images at a time."""
 
-import itertools
+import os
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,10 @@ from ovml_deploy.pipelines.archives.layout import (
     part_file,
 )
 from ovml_deploy.pipelines.archives.quantized import DTYPES, unpack
+
+#: Threads that read, so that the disk is busy while one of them unpacks what came; and row groups
+#: that are read before they are wanted.
+_READERS, _AHEAD = 2, 3
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,16 @@ class Copies:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are read at once: a row group of a part; ``row``: the first, over all parts."""
+    """Rows that are read at once: a row group of a part.
+
+    ``row``: the first, over all parts. ``start``, ``size``: which bytes of the part they are.
+    """
 
     part: int
     number: int
     row: int
+    start: int
+    size: int
 
 
 class StoredFeatures:
@@ -106,17 +118,47 @@ class StoredFeatures:
     def blocks(self, size: int, groups: slice = slice(None)) -> Iterator[Block]:
         """Yield all images, or those of some groups, in order, at most ``size`` at once.
 
-        Raises ArchiveError.
+        Some groups are read ahead. Raises ArchiveError.
         """
-        columns = ["path", "features", *(["scales"] if self.manifest.precision == "int8" else [])]
-        for part, some in itertools.groupby(self.groups[groups], key=lambda group: group.part):
-            path = self._parts[part]
-            with _naming(path), pq.ParquetFile(path, pre_buffer=False) as file:
-                for group in some:
-                    table = file.read_row_group(group.number, columns=columns, use_threads=False)
+        wanted = self.groups[groups]
+        coming = iter(wanted)
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="ovml-read") as pool:
+            pending = deque(pool.submit(self._read, group) for group in islice(coming, _AHEAD))
+            try:
+                for group in wanted:
+                    was_there = pending[0].done()
+                    table = pending.popleft().result()
+                    pending.extend(pool.submit(self._read, group) for group in islice(coming, 1))
+                    if was_there and self._is_large:
+                        self._forget(group)
                     for start in range(0, len(table), size):
-                        rows = table.slice(start, size)
-                        yield self._block(rows, group.row + start)
+                        yield self._block(table.slice(start, size), group.row + start)
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _read(self, group: Group) -> Any:
+        columns = ["path", "features", *(["scales"] if self.manifest.precision == "int8" else [])]
+        path = self._parts[group.part]
+        with _naming(path), pq.ParquetFile(path, pre_buffer=False) as file:
+            return file.read_row_group(group.number, columns=columns, use_threads=False)
+
+    @cached_property
+    def _is_large(self) -> bool:
+        """Whether it would fill a good part of the system's cache: a quarter of memory."""
+        if not hasattr(os, "posix_fadvise"):
+            return False
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return sum(group.size for group in self.groups) > memory / 4
+
+    def _forget(self, group: Group) -> None:
+        """Drop what was read from the system's cache.
+
+        Where the disk is quick enough, keeping it helps nobody, and to find room for what comes
+        next takes the processor longer than reading.
+        """
+        with suppress(OSError), open(self._parts[group.part], "rb") as file:
+            os.posix_fadvise(file.fileno(), group.start, group.size, os.POSIX_FADV_DONTNEED)
 
     def _block(self, table: Any, row: int) -> Block:
         manifest = self.manifest
@@ -136,8 +178,12 @@ class StoredFeatures:
             if found != pa.binary(wanted):
                 raise ValueError(f"its features are {found}, not {wanted} bytes")
             for group in range(file.num_row_groups):
-                self.groups.append(Group(number, group, self._rows))
-                self._rows += file.metadata.row_group(group).num_rows
+                facts = file.metadata.row_group(group)
+                columns = [facts.column(i) for i in range(facts.num_columns)]
+                start = min(c.dictionary_page_offset or c.data_page_offset for c in columns)
+                bytes_ = sum(c.total_compressed_size for c in columns)
+                self.groups.append(Group(number, group, self._rows, start, bytes_))
+                self._rows += facts.num_rows
 
 
 @contextmanager

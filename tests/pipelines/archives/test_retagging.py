@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from bundles import edit_manifest
 
 from ovml_deploy import assets
 from ovml_deploy.errors import UsageError, VocabularyError
-from ovml_deploy.pipelines.archives import Archive, ArchiveError, index, retagging
+from ovml_deploy.pipelines.archives import Archive, ArchiveError, index, reading, retagging
 from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.results import select_tags
 from ovml_deploy.runtime.tagger import Tagger
@@ -201,7 +202,43 @@ def test_a_reader_may_stop_early(tagger, archives, monkeypatch) -> None:
     rows = archive.retag(tagger, WORDS)
     assert [next(rows) for _ in range(4)] == everything[:4]
     rows.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("ovml-match")]
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith(("ovml-match", "ovml-read"))]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no such advice")
+def test_a_large_archive_leaves_the_system_s_cache_where_reading_holds_nothing_up(
+    tagger, samples, tmp_path, monkeypatch
+) -> None:
+    index(tagger, [str(path) for path in samples], tmp_path / "archive", shard_rows=2)
+    archive, told = Archive.open(tmp_path / "archive"), []
+    assert archive.groups > 4
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: told.append(advice))
+    wanted = [*archive.retag(tagger, WORDS)]
+    assert told == []  # it is small
+    monkeypatch.setattr(archive._stored, "_is_large", True)
+    monkeypatch.setattr(reading, "_AHEAD", archive.groups)
+
+    class Slow(Executor):
+        """Has read everything before it is asked for."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def submit(self, call, *arguments):
+            future: Future = Future()
+            future.set_result(call(*arguments))
+            return future
+
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", Slow)
+    assert [*archive.retag(tagger, WORDS)] == wanted
+    assert len(told) == archive.groups
+    for path, (start, size, advice) in zip(
+        sorted((tmp_path / "archive").glob("part-*")), told, strict=True
+    ):
+        assert advice == os.POSIX_FADV_DONTNEED
+        assert start == 4  # behind Parquet's magic number, up to the footer
+        assert start + size < path.stat().st_size
+        assert size > 2 * archive.manifest.features * archive.manifest.embedding
 
 
 def test_features_are_the_reader_s_own(archives) -> None:
