@@ -217,16 +217,19 @@ def _monitor(trt: Any, what: str) -> Any:
             return not self.stopped
 
         def phase_finish(self, phase: str) -> None:
-            if phase in self._steps:
-                del self._steps[phase]
-            if not self._steps and sys.stderr.isatty():
-                print(f"{'':{_LINE}}", end="\r", file=sys.stderr, flush=True)
+            self._steps.pop(phase, None)  # the builder's threads may finish one at once
+            if not self._steps:
+                self._print("")
 
         def _show(self, phase: str, done: int) -> None:
-            if sys.stderr.isatty() and time.monotonic() >= self._next:
+            if time.monotonic() >= self._next:
                 self._next = time.monotonic() + _SHOWN_EVERY
-                line = f"{what}: {phase}, {done:,} of {self._steps.get(phase, done):,}"
-                print(f"{line[:_LINE]:{_LINE}}", end="\r", file=sys.stderr, flush=True)
+                self._print(f"{what}: {phase}, {done:,} of {self._steps.get(phase, done):,}")
+
+        def _print(self, line: str) -> None:
+            with suppress(OSError):  # of a terminal that is gone: it would end the process
+                if sys.stderr.isatty():
+                    print(f"{line[:_LINE]:{_LINE}}", end="\r", file=sys.stderr, flush=True)
 
     return Monitor()
 

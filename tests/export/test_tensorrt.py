@@ -311,7 +311,7 @@ def test_progress_is_shown_on_a_terminal(tiny_bundle: Path, tmp_path: Path) -> N
             shown += some
     except OSError:  # how a terminal ends
         pass
-    assert process.wait(60) == 0
+    assert process.wait(60) == 0, shown[-2000:].decode()
     for graph in ("encoder", "text_encoder"):
         assert f"{graph}: ".encode() in shown
     assert b" of " in shown

@@ -1,7 +1,6 @@
 """The web page, used in a real Chromium against a real server of the embedded model."""
 
 import base64
-import json
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -424,50 +423,3 @@ def test_each_control_has_a_name_and_the_keyboard_reaches_it(surf: Visit) -> Non
         )
     wanted = "empty-words vocabulary labels top-k threshold name activate choose camera remove tag"
     assert set(wanted.split()) <= reached
-
-
-def test_the_files_are_guarded_and_can_be_kept(server: Server) -> None:
-    client = Client(server.url)
-    index = client.get("/")
-    assert index.headers["content-type"] == "text/html; charset=utf-8"
-    names = re.findall(rb'(?:href|src)="([^"]+)"', index.body)
-    assert {name.decode() for name in names} == {
-        "/page/icon.svg",
-        "/page/page.css",
-        "/page/page.js",
-    }
-    assert not re.search(rb"<script(?![^>]*src)|<style| style=| on\w+=", index.body)
-    for path in ("/", "/favicon.ico", "/page/page.css", "/page/page.js", "/page/icon.svg"):
-        found = client.get(path)
-        policy = found.headers["content-security-policy"]
-        assert found.status == 200
-        assert "default-src 'self'" in policy
-        assert "unsafe" not in policy
-        assert found.headers["cache-control"] == "no-cache"
-        again = client.ask("GET", path, headers={"if-none-match": found.headers["etag"]})
-        assert (again.status, again.body) == (304, b"")
-        other = client.ask("GET", path, headers={"if-none-match": '"other"'})
-        assert other.status == 200
-        head = client.ask("HEAD", path)
-        assert (head.status, head.body) == (200, b"")
-        assert head.headers["content-length"] == str(len(found.body))
-
-
-@pytest.mark.parametrize(
-    "path", ["/page/", "/page/__init__.py", "/page/..%2fapp.py", "/page/%2e%2e"]
-)
-def test_nothing_else_is_given(server: Server, path: str) -> None:
-    reply = Client(server.url).get(path)
-    assert (reply.status, json.loads(reply.body)["error"]["kind"]) == (404, "not_found")
-
-
-def test_it_is_small_and_goes_with_the_package() -> None:
-    folder = Path(__file__).parents[3] / "ovml_deploy/serving/http/page"
-    files = [path for path in folder.iterdir() if path.suffix not in (".py", "")]
-    assert sum(path.stat().st_size for path in files) < 43_000
-    import tomllib
-
-    project = tomllib.loads((folder.parents[3] / "pyproject.toml").read_text("utf-8"))
-    patterns = project["tool"]["setuptools"]["package-data"]["ovml_deploy"]
-    packed = {path for pattern in patterns for path in folder.parents[2].glob(pattern)}
-    assert packed >= set(files)
