@@ -41,6 +41,31 @@ def test_index_says_what_it_did_and_what_failed(cli, photos, tiny_bundle, tmp_pa
     assert (good.code, good.err) == (0, "")
 
 
+def test_ten_thousand_files_of_which_300_are_broken(cli, tiny_bundle, tmp_path) -> None:
+    broken = {*range(7, 9907, 33)}
+    paths = make_images(tmp_path / "photos", 10_000, broken)
+    failures = {f"failed: {paths[number]}" for number in broken}
+    assert len(failures) == 300
+    engine = ("--engine", tiny_bundle)
+
+    tags = tmp_path / "tags.jsonl"
+    done = cli("tag", tmp_path / "photos", "--labels", "cat,dog", "--out", tags, *engine)
+    assert done.code == 3
+    assert {line.split(": ", 2)[1] for line in done.err.splitlines() if "failed: " in line} == {
+        failure.removeprefix("failed: ") for failure in failures
+    }
+    good = [str(path) for number, path in enumerate(paths) if number not in broken]
+    assert [json.loads(line)["path"] for line in tags.open()] == good
+
+    archive = tmp_path / "archive"
+    done = cli("index", tmp_path / "photos", "--out", archive, *engine)
+    assert done.code == 3
+    assert "9,700 images added, 0 copies of others, 0 there already, 300 failed" in done.out
+    assert len((archive / "errors.jsonl").read_text().splitlines()) == 300
+    rows = Archive.open(archive).retag(Tagger.load(tiny_bundle), ["cat", "dog"])
+    assert [row.source for row in rows] == good
+
+
 def test_index_names_the_stage_that_holds_up_the_engine(cli, photos, tiny_bundle, tmp_path) -> None:
     done = cli("index", photos, "--out", tmp_path / "a", "--engine", tiny_bundle)
     assert "bottleneck: " in done.err  # the tiny model is quicker than any decoder
