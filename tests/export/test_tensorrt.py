@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,13 +269,11 @@ def test_enterprise_tensorrt_keeps_its_timings(tiny_bundle: Path, tmp_path: Path
 
 
 def start(stderr: int | None, *arguments: object) -> "subprocess.Popen[bytes]":
-    command: Sequence[str] = [sys.executable, "-m", "export.tensorrt", *map(str, arguments)]
+    # a job's interrupts may be ignored; to say so in a preexec_fn would fork, which gRPC, that other
+    # tests load, does not always survive
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "export.tensorrt"]
     return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job's may be ignored
+        [*command, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr
     )
 
 
