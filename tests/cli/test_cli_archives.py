@@ -44,18 +44,16 @@ def test_index_says_what_it_did_and_what_failed(cli, photos, tiny_bundle, tmp_pa
 def test_ten_thousand_files_of_which_300_are_broken(cli, tiny_bundle, tmp_path) -> None:
     broken = {*range(7, 9907, 33)}
     paths = make_images(tmp_path / "photos", 10_000, broken)
-    failures = {f"failed: {paths[number]}" for number in broken}
-    assert len(failures) == 300
+    assert len(broken) == 300
     engine = ("--engine", tiny_bundle)
 
     tags = tmp_path / "tags.jsonl"
     done = cli("tag", tmp_path / "photos", "--labels", "cat,dog", "--out", tags, *engine)
     assert done.code == 3
-    assert {line.split(": ", 2)[1] for line in done.err.splitlines() if "failed: " in line} == {
-        failure.removeprefix("failed: ") for failure in failures
-    }
+    failed = {line.split(": ", 2)[1] for line in done.err.splitlines() if "failed: " in line}
+    assert failed == {str(paths[number]) for number in broken}
     good = [str(path) for number, path in enumerate(paths) if number not in broken]
-    assert [json.loads(line)["path"] for line in tags.open()] == good
+    assert [json.loads(line)["path"] for line in tags.read_text().splitlines()] == good
 
     archive = tmp_path / "archive"
     done = cli("index", tmp_path / "photos", "--out", archive, *engine)

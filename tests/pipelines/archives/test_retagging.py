@@ -219,7 +219,7 @@ def test_a_large_archive_leaves_the_system_s_cache_where_reading_holds_nothing_u
     monkeypatch.setattr(archive._stored, "_is_large", True)
     monkeypatch.setattr(reading, "_AHEAD", archive.groups)
 
-    class Slow(Executor):
+    class Eager(Executor):
         """Has read everything before it is asked for."""
 
         def __init__(self, *_: object, **__: object) -> None: ...
@@ -229,7 +229,7 @@ def test_a_large_archive_leaves_the_system_s_cache_where_reading_holds_nothing_u
             future.set_result(call(*arguments))
             return future
 
-    monkeypatch.setattr(reading, "ThreadPoolExecutor", Slow)
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", Eager)
     assert [*archive.retag(tagger, WORDS)] == wanted
     assert len(told) == archive.groups
     for path, (start, size, advice) in zip(

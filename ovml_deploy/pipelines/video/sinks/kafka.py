@@ -61,8 +61,7 @@ class KafkaSink:
 
     def close(self) -> None:
         """Wait for what is under way, as long as a broker is given to answer."""
-        left = self._producer.flush(self._timeout)
-        self.dropped += left
+        self.dropped += self._producer.flush(self._timeout)
 
     def _delivered(self, error: Any, message: Any) -> None:
         self.dropped += error is not None
