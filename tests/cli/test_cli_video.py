@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("av", reason="the extra 'video' (av) is not installed")
 
-from films import film, free_port, moving_film
+from films import damage, film, free_port, moving_film
 from shell import ROOT
 
 from ovml_deploy import assets
@@ -69,10 +69,7 @@ def test_the_embedded_model_needs_no_words(cli, tmp_path) -> None:
 
 
 def test_a_damaged_film_gives_the_rest_and_says_so(cli, clip, tiny_bundle, tmp_path) -> None:
-    content = bytearray(clip.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
-    hurt = tmp_path / "hurt.mp4"
-    hurt.write_bytes(content)
+    hurt = damage(clip, tmp_path / "hurt.mp4", share=0.3)
     done = cli("tag-video", hurt, "--engine", tiny_bundle, *WORDS)
     assert done.code == 3
     assert "damaged and left out" in done.err

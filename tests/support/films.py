@@ -65,6 +65,7 @@ def write_film(
         stream = container.add_stream(codec, rate=rate)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = key_every
+        stream.codec_context.thread_count = 1  # or the bytes depend on how many cores there are
         if codec == "libx264":
             stream.options = {"preset": "veryfast", "sc_threshold": "0"}
         if quarters:
@@ -82,6 +83,19 @@ def write_film(
 def film(path: Path, scenes: Sequence[Scene], rate: int = 25, noise: float = 0.0, **how) -> Path:
     """Encode scenes."""
     return write_film(path, scene_frames(scenes, rate, noise=noise), rate, **how)
+
+
+def damage(path: Path, hurt: Path, share: float = 0.04) -> Path:
+    """Copy a film, noise in place of a share of its bytes, in the middle.
+
+    Over several pictures: H.264 has no checksum, and what decodes by chance is taken as whole.
+    """
+    content = bytearray(path.read_bytes())
+    start, size = len(content) // 2, round(share * len(content))
+    noise = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
+    content[start : start + size] = noise.tobytes()
+    hurt.write_bytes(content)
+    return hurt
 
 
 def free_port() -> int:

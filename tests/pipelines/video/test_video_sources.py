@@ -8,7 +8,7 @@ from threading import Event as Signal
 
 import numpy as np
 import pytest
-from films import film, free_port, photograph, write_film
+from films import damage, film, free_port, photograph, write_film
 
 from ovml_deploy.errors import UsageError
 from ovml_deploy.pipelines.video.records import Counts, VideoError
@@ -88,12 +88,7 @@ def test_a_damaged_stretch_costs_only_that_stretch(tmp_path: Path, ending: str, 
     """Bytes in the middle overwritten: all other frames are there, and not one shows damage."""
     path = write_film(tmp_path / f"whole.{ending}", moving(200), codec=codec)
     whole = {round(frame.time, 2): frame.rgb() for frame in read(Source(path, ALL))}
-    content = bytearray(path.read_bytes())
-    start = len(content) // 2
-    noise = np.random.default_rng(1).integers(0, 256, len(content) // 25, dtype=np.uint8)
-    content[start : start + len(noise)] = noise.tobytes()
-    hurt = tmp_path / f"hurt.{ending}"
-    hurt.write_bytes(content)
+    hurt = damage(path, tmp_path / f"hurt.{ending}")
     counts = Counts()
     found = read(Source(hurt, ALL), counts)
     missing = sorted(set(whole) - {round(frame.time, 2) for frame in found})
