@@ -36,7 +36,7 @@ from ovml_deploy.runtime.backends import create_backend
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.images import open_image
-from ovml_deploy.runtime.read_ahead import batches
+from ovml_deploy.runtime.iteration import batches
 from ovml_deploy.runtime.tagger import Tagger
 
 _AT_ONCE = 256

@@ -37,7 +37,7 @@ from ovml_deploy.pipelines.archives.sources import Item, read
 from ovml_deploy.pipelines.cluster import Cluster
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.images import open_image
-from ovml_deploy.runtime.read_ahead import batches
+from ovml_deploy.runtime.iteration import batches
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.threads import available_cpus
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ovml_deploy.errors import DataError, ImageError
-from ovml_deploy.runtime.read_ahead import batches
+from ovml_deploy.runtime.iteration import batches
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.vocabulary import Vocabulary
 

@@ -9,7 +9,7 @@ from ovml_deploy.pipelines.archives.arrow import pa
 from ovml_deploy.pipelines.archives.retagging import TagBlock
 from ovml_deploy.pipelines.archives.selection import Selected
 from ovml_deploy.pipelines.archives.writers import check_out, write_tags
-from ovml_deploy.runtime.read_ahead import batches
+from ovml_deploy.runtime.iteration import batches
 from ovml_deploy.runtime.results import TagResult
 from ovml_deploy.runtime.vocabulary import Vocabulary
 

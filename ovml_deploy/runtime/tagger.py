@@ -12,8 +12,9 @@ from ovml_deploy.runtime.backends import AUTO, Array, Backend
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.images import ImageSource, describe, open_image
+from ovml_deploy.runtime.iteration import batches
 from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels
-from ovml_deploy.runtime.read_ahead import batches, read_ahead
+from ovml_deploy.runtime.read_ahead import read_ahead
 from ovml_deploy.runtime.results import TagResult, select_tags
 from ovml_deploy.runtime.stages import Stages
 from ovml_deploy.runtime.text_encoder import Progress, TextEncoder
@@ -233,7 +234,7 @@ class Tagger:
     ) -> Iterator[tuple[list[tuple[str, np.ndarray | ImageError]], list[str], Array]]:
         """Yield batches of decoded images with the names and features of their good ones."""
         took = stages.took_beside if self.engine.on_cpu else None
-        with closing(read_ahead(images, self._pixels, 2 * batch_size, took)) as decoded:
+        with closing(read_ahead(images, describe, self._pixels, 2 * batch_size, took)) as decoded:
             waiting = batches(decoded, batch_size)
             while True:
                 with stages.timing("decoding"):

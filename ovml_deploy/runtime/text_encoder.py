@@ -8,10 +8,10 @@ from tokenizers import Tokenizer
 from ovml_deploy.errors import BundleError
 from ovml_deploy.runtime.backends import Backend
 from ovml_deploy.runtime.bundle import TEXT_ENCODER, TOKENIZER, Bundle, TextSettings
+from ovml_deploy.runtime.iteration import batches
 from ovml_deploy.runtime.label_cache import LabelCache
 from ovml_deploy.runtime.labels import LabelSource, split_groups
 from ovml_deploy.runtime.prompts import prompts_of
-from ovml_deploy.runtime.read_ahead import batches
 from ovml_deploy.runtime.text_cleaning import clean_text
 from ovml_deploy.runtime.vocabulary import Vocabulary
 

@@ -12,14 +12,11 @@ exactly when it counts every image. So a kill at any time leaves a cache that sa
 
 import hashlib
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,12 +26,11 @@ from torch import Tensor
 from ovml_deploy.errors import DataError, ImageError
 from ovml_deploy.models.backbone import Backbone
 from ovml_deploy.runtime.images import open_image
+from ovml_deploy.runtime.iteration import called_ahead
 from ovml_deploy.training.augment import augment
 from ovml_deploy.training.cache_key import image_key
 from ovml_deploy.training.devices import device_of
 from ovml_deploy.training.feature_file import FeatureFile, Progress
-
-_T = TypeVar("_T")
 
 DTYPES = ("float16", "float32")
 
@@ -134,12 +130,14 @@ class _Builder:
             file = stack.enter_context(
                 FeatureFile(home, shape, self.options.dtype, progress, views)
             )
-            pool = ThreadPoolExecutor(min(_READING_THREADS, torch.get_num_threads()))
-            stack.callback(pool.shutdown, cancel_futures=True)
-            images = _ahead(pool, self._read, range(progress.done, total), 2 * per_batch)
+            threads = min(_READING_THREADS, torch.get_num_threads())
+            waiting = range(progress.done, total)
+            calls = stack.enter_context(
+                called_ahead(self._read, waiting, 2 * per_batch, threads, "ovml-decode")
+            )
             for number, start in enumerate(range(progress.done, total, per_batch), start=1):
                 check()
-                batch = list(islice(images, per_batch))
+                batch = [call.result() for call in islice(calls, per_batch)]
                 pixels = np.concatenate([views_of for views_of, _ in batch])
                 problems = {
                     start + offset: reason for offset, (_, reason) in enumerate(batch) if reason
@@ -192,19 +190,6 @@ class _Builder:
 def _view_seed(seed: int, index: int, view: int) -> int:
     digest = hashlib.sha256(f"{seed}/{index}/{view}".encode()).digest()
     return int.from_bytes(digest[:7])
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[int], _T], items: Iterable[int], ahead: int
-) -> Iterator[_T]:
-    """Map in order with at most ``ahead`` items under way, so that memory stays bounded."""
-    queue: deque[Future[_T]] = deque()
-    for item in items:
-        queue.append(pool.submit(function, item))
-        if len(queue) > ahead:
-            yield queue.popleft().result()
-    while queue:
-        yield queue.popleft().result()
 
 
 def _require_space(home: Path, shape: tuple[int, int, int], dtype: str, done_rows: int) -> None:

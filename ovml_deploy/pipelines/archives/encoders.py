@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from operator import attrgetter
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -114,8 +115,7 @@ def load_items(
             raise ImageError(str(error).replace(nameless, item.name, 1)) from error
         return Loaded(content.digest, bundle.preprocessing(image))
 
-    # read_ahead asks nothing of an item but a name
-    return cast(Any, read_ahead(cast(Any, items), cast(Any, load), ahead, took))
+    return read_ahead(items, attrgetter("name"), load, ahead, took)
 
 
 def measure_loss(tagger: Tagger, exact: np.ndarray, manifest: Manifest) -> Loss:

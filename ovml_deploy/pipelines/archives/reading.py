@@ -1,13 +1,10 @@
 """Reads an archive, a block of images at a time."""
 
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,11 @@ from ovml_deploy.pipelines.archives.layout import (
     part_file,
 )
 from ovml_deploy.pipelines.archives.quantized import DTYPES, unpack
+from ovml_deploy.runtime.iteration import called_ahead
 
 #: Threads that read, so that the disk is busy while one of them unpacks what came; and row groups
-#: that are read before they are wanted.
-_READERS, _AHEAD = 2, 3
+#: that are there at once, or on their way.
+_READERS, _AHEAD = 2, 4
 
 
 @dataclass(frozen=True)
@@ -115,27 +113,20 @@ class StoredFeatures:
         names = table.column("path").cast(pa.large_string()).combine_chunks()
         return Copies(names, table.column("row").to_numpy())
 
-    def blocks(self, size: int, groups: slice = slice(None)) -> Iterator[Block]:
+    def blocks(self, size: int, groups: slice = slice(None)) -> Generator[Block, None, None]:
         """Yield all images, or those of some groups, in order, at most ``size`` at once.
 
         Some groups are read ahead. Raises ArchiveError.
         """
         wanted = self.groups[groups]
-        coming = iter(wanted)
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="ovml-read") as pool:
-            pending = deque(pool.submit(self._read, group) for group in islice(coming, _AHEAD))
-            try:
-                for group in wanted:
-                    was_there = pending[0].done()
-                    table = pending.popleft().result()
-                    pending.extend(pool.submit(self._read, group) for group in islice(coming, 1))
-                    if was_there and self._is_large:
-                        self._forget(group)
-                    for start in range(0, len(table), size):
-                        yield self._block(table.slice(start, size), group.row + start)
-            finally:
-                for future in pending:
-                    future.cancel()
+        with called_ahead(self._read, wanted, _AHEAD, _READERS, "ovml-read") as calls:
+            for group, reading in zip(wanted, calls, strict=True):
+                was_there = reading.done()
+                table = reading.result()
+                if was_there and self._is_large:
+                    self._forget(group)
+                for start in range(0, len(table), size):
+                    yield self._block(table.slice(start, size), group.row + start)
 
     def _read(self, group: Group) -> Any:
         columns = ["path", "features", *(["scales"] if self.manifest.precision == "int8" else [])]

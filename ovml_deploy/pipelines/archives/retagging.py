@@ -1,9 +1,9 @@
 """Tags the images of an archive with any vocabulary, without the images."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -17,6 +17,7 @@ from ovml_deploy.pipelines.archives.selection import Selected, Selection
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.iteration import called_ahead
 from ovml_deploy.runtime.results import Tag, TagResult
 from ovml_deploy.runtime.tagger import Tagger, VocabularySource
 from ovml_deploy.runtime.threads import available_cpus
@@ -163,18 +164,14 @@ class Archive:
         """Yield the tags of all images, or of those in some row groups (see :attr:`groups`)."""
         copies, size = self._stored.copies, matching.images_of_a_block
         workers = available_cpus()
-        pending: deque[Future[list[TagBlock]]] = deque()
-        with ThreadPoolExecutor(workers, thread_name_prefix="ovml-match") as pool:
-            try:
-                for block in self._stored.blocks(size, groups):
-                    pending.append(pool.submit(matching.tags, block, copies))
-                    if len(pending) > 2 * workers:  # one each in hand, and one each to go on with
-                        yield from pending.popleft().result()
-                while pending:
-                    yield from pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
+        tag = partial(matching.tags, copies=copies)
+        most = 2 * workers + 1  # one each in hand, one each to go on with, and the reader's
+        with (
+            closing(self._stored.blocks(size, groups)) as blocks,
+            called_ahead(tag, blocks, most, workers, "ovml-match") as calls,
+        ):
+            for call in calls:
+                yield from call.result()
 
 
 class _Matching:

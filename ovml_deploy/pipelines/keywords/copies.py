@@ -3,11 +3,10 @@
 import os
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ovml_deploy.errors import LabelError, UsageError
@@ -16,8 +15,8 @@ from ovml_deploy.pipelines.folders import SUFFIXES
 from ovml_deploy.pipelines.keywords.exiftool import CONVERT, ExifTool, KeywordError, find_exiftool
 from ovml_deploy.pipelines.keywords.metadata import adding, read, recoding
 from ovml_deploy.pipelines.keywords.places import Place, leads_out, plan_copies
+from ovml_deploy.runtime.iteration import batches, called_ahead
 from ovml_deploy.runtime.labels import check_labels
-from ovml_deploy.runtime.read_ahead import batches
 from ovml_deploy.runtime.results import TagResult
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.threads import available_cpus
@@ -83,19 +82,11 @@ def _write(
     copier: "_Copier",
 ) -> Iterator[Copied]:
     yield from (Copied(place.source, place.target, there=True) for place in there)
-    pending: deque[Future[list[Copied]]] = deque()
-    workers = available_cpus()
-    with _at_work(out), ThreadPoolExecutor(workers, thread_name_prefix="ovml-keywords") as pool:
-        try:
-            for batch in batches(tagged, _AT_ONCE):
-                pending.append(pool.submit(copier.copies, batch, out))
-                if len(pending) > workers:
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+    copy, workers = partial(copier.copies, out=out), available_cpus()
+    some = batches(tagged, _AT_ONCE)
+    with _at_work(out), called_ahead(copy, some, workers + 1, workers, "ovml-keywords") as calls:
+        for call in calls:
+            yield from call.result()
 
 
 class _Copier:

@@ -15,6 +15,7 @@ from bundles import edit_manifest
 from ovml_deploy import assets
 from ovml_deploy.errors import UsageError, VocabularyError
 from ovml_deploy.pipelines.archives import Archive, ArchiveError, index, reading, retagging
+from ovml_deploy.runtime import iteration
 from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.results import select_tags
 from ovml_deploy.runtime.tagger import Tagger
@@ -220,7 +221,7 @@ def test_a_large_archive_leaves_the_system_s_cache_where_reading_holds_nothing_u
     monkeypatch.setattr(reading, "_AHEAD", archive.groups)
 
     class Eager(Executor):
-        """Has read everything before it is asked for."""
+        """Has called everything before it is asked for."""
 
         def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -229,7 +230,7 @@ def test_a_large_archive_leaves_the_system_s_cache_where_reading_holds_nothing_u
             future.set_result(call(*arguments))
             return future
 
-    monkeypatch.setattr(reading, "ThreadPoolExecutor", Eager)
+    monkeypatch.setattr(iteration, "ThreadPoolExecutor", Eager)
     assert [*archive.retag(tagger, WORDS)] == wanted
     assert len(told) == archive.groups
     for path, (start, size, advice) in zip(
