@@ -177,7 +177,7 @@ def query_usage(bench: Bench) -> list[list[str]]:
     targets = bench.labels.words.true_of(bench.test.shown) == 1
     head = bench.model.head
     _, winners = head.match(head(bench.test.tokens.float()), bench.pool)
-    count = head.query_tokens.shape[1]
+    count = head.features_per_image
     by_label = torch.stack([((winners == q) & targets).sum(dim=0) for q in range(count)])
     rows = [["query", "share of the true labels", "labels it answers for most"]]
     for query in by_label.sum(dim=1).argsort(descending=True).tolist():

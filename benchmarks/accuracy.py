@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ovml_deploy import assets
 from ovml_deploy.models.checkpoint import load_checkpoint
-from ovml_deploy.models.qks import QKSHead
+from ovml_deploy.models.heads import Head
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.pipelines.agreement import average_precision, mean_average_precision
 from ovml_deploy.pipelines.logits import collect_logits
@@ -83,7 +83,7 @@ def local_maximum_scores(pictures: Encoded, labels: Tensor) -> Tensor:
 class Methods:
     """All ways to score some words, embedded once: by one prompt and by the pool ``[K, D]``."""
 
-    head: QKSHead
+    head: Head
     single: Tensor
     pool: Tensor
 

@@ -15,12 +15,13 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from tables import show
-from torch import Tensor, nn
+from torch import Tensor
 
 from ovml_deploy import assets
 from ovml_deploy.models.checkpoint import load_checkpoint
@@ -120,12 +121,12 @@ class Mosaics:
         """Return of each way to read a head's attention the shares in the right quarter."""
         layers: list[Tensor] = []
 
-        def note(module: nn.Module, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
+        def note(module: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
             layers.append(module.look(*inputs)[1][:, :, 1:])  # token 0 is the pooled one
 
         hooks = [
             layer.crossattention.self.register_forward_hook(note)
-            for layer in head.net.encoder.layer
+            for layer in cast(Any, head.net.encoder.layer)
         ]
         logits, winners = head.match(head(self.pictures.tokens.float()), self.labels)
         for hook in hooks:
@@ -151,6 +152,7 @@ def _in_quarter(weights: Tensor, queries: Tensor) -> np.ndarray:
 def _heads(
     model: TaggingModel, material: Material, prepared: HeadMaterial
 ) -> Iterator[tuple[str, QKSHead]]:
+    assert isinstance(model.head, QKSHead)
     yield "embedded model, 1 layer", model.head
     words, width = material.words, model.backbone.embed_dim
 

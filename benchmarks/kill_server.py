@@ -93,7 +93,7 @@ def torment(start: Callable[[], Any], kills: int, seed: int) -> Report:
                     while True:
                         _act(client, known, source, number)
                 killer.join()
-                states = [*known.may_be.values(), known.active]
+                states: list[set[Any]] = [*known.may_be.values(), known.active]
                 report.interrupted += any(len(possible) > 1 for possible in states)
                 report.kills += 1
         finally:

@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def measure_batch(
     ways: dict[str, Callable[[], object]]
     ways = {_OURS: lambda: engine.match(engine.encode(pixels), vocabulary)}
     for name, run in others:
-        ways[name] = lambda run=run: run(pixels, embeddings)
+        ways[name] = partial(run, pixels, embeddings)
     return take_turns(ways, seconds * len(ways)), off
 
 
@@ -172,7 +173,7 @@ def _report_batch(
     before = _floor(engine, shape)
     turns, off = measure_batch(engine, others, pixels, words, seconds)
     rows = [["", "p50 / p90 / p99 ms", "images/s", "x ours", "logits off ours by"]]
-    runs = {}
+    runs: dict[str, dict[str, Any]] = {}
     for name, taken in turns.items():
         levels = [1e3 * q for q in quantiles(taken, 0.5, 0.9, 0.99)]
         times = ratio(taken, turns[_OURS])

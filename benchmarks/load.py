@@ -8,6 +8,8 @@ import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -84,7 +86,7 @@ def apply(load: Load) -> Answers:
         process.join()
 
 
-def _process(pipe, load: Load) -> None:
+def _process(pipe: Connection, load: Load) -> None:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -105,7 +107,7 @@ class _Run:
     def __init__(self, load: Load) -> None:
         self._load = load
         where = urlsplit(load.url)
-        self._host, self._port = where.hostname, where.port
+        self._host, self._port = where.hostname or "localhost", where.port or 80
         self._requests = [
             f"POST {load.path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: image/jpeg\r\n"
             f"Content-Length: {len(image)}\r\n\r\n".encode()
@@ -148,14 +150,15 @@ class _Run:
         rows = sorted(self._rows, key=lambda row: row[0])
         mixed = 0
         table = np.zeros((len(rows), 5))
-        for row, (start, seconds, status, body) in zip(table, rows, strict=True):
-            row[:3] = start, seconds, status
+        for row, (start, took, status, body) in zip(table, rows, strict=True):
+            row[:3] = start, took, status
             if status == 200:
                 answer = orjson.loads(body)
                 times = answer["results"][0]["times"]
                 row[3:] = times["batch"], times["queue_ms"]
                 mixed += self._is_mixed(answer)
-        return Answers(*table.T, mixed, self._lost)
+        sent, seconds, statuses, batch, queue_ms = table.T
+        return Answers(sent, seconds, statuses, batch, queue_ms, mixed, self._lost)
 
     def _is_mixed(self, answer: dict) -> bool:
         if not self._load.words:
@@ -195,10 +198,10 @@ class _Connection(asyncio.Protocol):
         """Whether nothing can be sent any more."""
         return self._transport.is_closing()
 
-    def connection_made(self, transport) -> None:
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
 
-    def connection_lost(self, error) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("the server hung up"))
 

@@ -34,11 +34,13 @@ def resident() -> dict[str, int]:
     """Return this process's bytes of memory: resident, its greatest so far, and private."""
     status = Path("/proc/self/status").read_text()
     private = re.findall(r"Private_\w+:\s+(\d+) kB", Path("/proc/self/smaps_rollup").read_text())
-    found = {
-        name: int(re.search(rf"{key}:\s+(\d+) kB", status)[1]) << 10
-        for name, key in (("resident", "VmRSS"), ("greatest", "VmHWM"))
+    now = dict(re.findall(r"(Vm\w+):\s+(\d+) kB", status))
+    kilobytes = {
+        "resident": now["VmRSS"],
+        "greatest": now["VmHWM"],
+        "private": sum(map(int, private)),
     }
-    return {**found, "private": sum(map(int, private)) << 10}
+    return {name: int(size) << 10 for name, size in kilobytes.items()}
 
 
 def child(engine: str, device: str, batch: int) -> None:

@@ -28,6 +28,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +189,7 @@ def _speed_row(turns: Sequence[_Turn]) -> list[str]:
     ]
 
 
-def _tag_alone(pipe, engine: str, device: str, images: Sequence[bytes]) -> None:
+def _tag_alone(pipe: Connection, engine: str, device: str, images: Sequence[bytes]) -> None:
     tagger = Tagger.load(engine, device)
     if tagger.bundle.default_vocabulary is None:
         tagger.use_vocabulary(_WORDS["animals"])

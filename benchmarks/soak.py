@@ -66,7 +66,7 @@ def camera(rate: int) -> Iterator[str]:
 
 def watch(run: VideoStream, seconds: float) -> list[list[str]]:
     """Follow a run for some time and return a row for each stretch of it."""
-    counts, rows = run.counts, []
+    counts, rows = run.counts, list[list[str]]()
     begun = last = time.monotonic()
     before, latencies = (0, 0, 0), []
     for record in run:

@@ -89,6 +89,7 @@ def measure_swap(engine: Engine, report: Report, seconds: float) -> None:
         tagger = Tagger.of(engine)
         held = [tagger.use_vocabulary(labels) for labels in words.values()]
         pixels = np.zeros((*bundle.preprocessing.size, 3), np.uint8)
+        ways: dict[str, Sequence[VocabularySource]]
         ways = {"no swaps": (), "of those held": held, "made anew": [*words.values()]}
         taken: dict[str, list[list[float]]] = {name: [] for name in ways}
         took: dict[str, list[float]] = {name: [] for name in ways}

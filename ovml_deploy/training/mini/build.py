@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ovml_deploy.models.backbone import LOCAL_DIR, Backbone, BackboneSpec
 from ovml_deploy.models.checkpoint import save_checkpoint
+from ovml_deploy.models.heads import Head
 from ovml_deploy.models.qks import QKSHead
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.pipelines.agreement import mean_average_precision
@@ -151,8 +152,8 @@ def embed_words(backbone: Backbone, words: Words, templates: tuple[str, ...] = T
 
 
 @torch.inference_mode()
-def head_scores(head: QKSHead, pictures: Encoded, labels: Tensor) -> Tensor:
-    """Return a QKS head's logits ``[images, K]``."""
+def head_scores(head: Head, pictures: Encoded, labels: Tensor) -> Tensor:
+    """Return a head's logits ``[images, K]``."""
     return head.match(head(pictures.tokens.float()), labels)[0]
 
 
