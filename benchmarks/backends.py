@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from inputs import random_vocabulary
 from tables import markdown
-from turns import median, take_turns
 
 from ovml_deploy.errors import OvmlError
 from ovml_deploy.runtime.backends import DEVICES, candidates, why_missing
@@ -26,6 +25,7 @@ from ovml_deploy.runtime.cpu import cpu_features, cpu_name
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.plans import find_plans
 from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.runtime.turns import median, take_turns
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 DEFAULT = Path("build/bench/vit-b16-qks")

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from report import Report, add_write
-from turns import ratio
 
 from ovml_deploy import assets
+from ovml_deploy.runtime.turns import ratio
 
 _FILES = 64
 _WORDS = "cat,dog,car,coffee,rocket,temple,flower,clock"

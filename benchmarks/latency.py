@@ -24,7 +24,6 @@ import numpy as np
 import peers
 from inputs import photographs, random_vocabulary
 from report import Report, add_write
-from turns import Turns, median, quantiles, ratio, take_turns
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import ENCODER
@@ -32,6 +31,7 @@ from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.images import open_image
 from ovml_deploy.runtime.results import select_tags
 from ovml_deploy.runtime.selfcheck import relative_error
+from ovml_deploy.runtime.turns import Turns, median, quantiles, ratio, take_turns
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 _OURS = "ovml-deploy"
@@ -71,7 +71,7 @@ def measure_batch(
     pixels: np.ndarray,
     vocabulary: Vocabulary,
     seconds: float,
-) -> tuple[Turns, dict[str, float]]:
+) -> tuple[Turns[str], dict[str, float]]:
     """Return each one's turns, and how far its logits are from ours, relatively."""
     embeddings = vocabulary.embeddings.copy()  # PyTorch warns of arrays that cannot be written
     ours, _ = engine.match(engine.encode(pixels), vocabulary)

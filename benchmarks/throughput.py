@@ -18,7 +18,6 @@ import numpy as np
 import peers
 from inputs import photographs, random_vocabulary
 from report import Report, add_write
-from turns import Turns, median, ratio, take_turns
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.engine import Engine
@@ -26,13 +25,14 @@ from ovml_deploy.runtime.images import open_image
 from ovml_deploy.runtime.results import select_tags
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.runtime.turns import Turns, median, ratio, take_turns
 
 _TARGET = 0.92
 _LABELS = 80
 _FILES, _ALONE = "files to tags", "the engine alone"
 
 
-def measure(tagger: Tagger, paths: Sequence[Path], batch: int, seconds: float) -> Turns:
+def measure(tagger: Tagger, paths: Sequence[Path], batch: int, seconds: float) -> Turns[str]:
     """Return seconds that all of ``paths`` take, by way."""
     bundle, vocabulary = tagger.bundle, tagger.vocabulary
     sources = [str(path) for path in paths]

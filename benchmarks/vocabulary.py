@@ -26,7 +26,6 @@ from floor import copy_rate
 from inputs import random_vocabulary
 from report import Report, add_write
 from tokenizers import Tokenizer
-from turns import median, quantiles, ratio, take_turns
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import TOKENIZER
@@ -36,6 +35,7 @@ from ovml_deploy.runtime.results import select_tags
 from ovml_deploy.runtime.selfcheck import relative_error
 from ovml_deploy.runtime.tagger import Tagger, VocabularySource
 from ovml_deploy.runtime.text_encoder import PromptTokenizer, TextEncoder
+from ovml_deploy.runtime.turns import median, quantiles, ratio, take_turns
 from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.templates import fill
 

@@ -3,7 +3,7 @@
 import json as json_format
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ovml_deploy.pipelines.fidelity import Comparison, Report
     from ovml_deploy.pipelines.labelled_images import Labelled
     from ovml_deploy.runtime.bundle import Bundle
+    from ovml_deploy.runtime.speed import Speed
     from ovml_deploy.runtime.verify import Stage
 
 _COLUMNS = ("stage", "relative error", "allowed", "max error", "cosine", "top-5 equal", "")
@@ -22,11 +23,15 @@ _COLUMNS = ("stage", "relative error", "allowed", "max error", "cosine", "top-5 
 
 @dataclass
 class _Findings:
-    """All that a run gives. ``absent`` and ``broken``: backends that cannot be verified, and why."""
+    """All that a run gives. ``absent`` and ``broken``: backends that cannot be verified, and why.
+
+    ``speeds``: of all that ``auto`` would try, the fastest first, where that was asked for.
+    """
 
     reports: "list[Report]" = field(default_factory=list)
     absent: list[tuple[str, str]] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
+    speeds: "list[Speed]" = field(default_factory=list)
 
     def failed(self) -> bool:
         """Whether something is wrong, or nothing was verified."""
@@ -34,7 +39,7 @@ class _Findings:
         return wrong or bool(self.broken) or not self.reports
 
 
-@command(threshold=number, json=flag)
+@command(threshold=number, speed=flag, json=flag)
 def verify_command(
     engine: str = str(assets.MINI),
     *,
@@ -45,12 +50,13 @@ def verify_command(
     vocab: str | None = None,
     threshold: float | None = None,
     reference: str | None = None,
+    speed: bool = False,
     json: bool = False,
 ) -> int:
     """Compare what runs a bundle here with PyTorch, stage by stage, and with images their tags too.
 
     The result is written into the bundle (verified.json), and from then on --device auto passes
-    over a backend that failed.
+    over a backend that failed, and takes the fastest of the others if --speed has timed them.
 
     Args:
         engine: the bundle
@@ -61,10 +67,13 @@ def verify_command(
         vocab: the vocabulary whose tags are compared; default: the bundle's
         threshold: the score of a tag; default: that of the vocabulary's calibration, else 0.5
         reference: the float32 bundle to compare tags with, for a bundle that is none itself
+        speed: time all that passed here, loaded at once, in turns
         json: print JSON instead of a table
     """
     from ovml_deploy.pipelines.fidelity import Comparison, open_reference
     from ovml_deploy.runtime.bundle import Bundle
+    from ovml_deploy.runtime.speed import measure_speeds
+    from ovml_deploy.runtime.verified import record_speeds
 
     if data is None:
         for name, value in (
@@ -72,6 +81,8 @@ def verify_command(
         ):  # fmt: skip
             if value is not None:
                 raise UsageError(f"--{name} is for images: name some with --data.")
+    if speed and (device != "all" or engine.endswith(".plan")):
+        raise UsageError("--speed compares all that --device auto would try: leave --device away.")
     bundle = Bundle.open(engine)
     for name in bundle.manifest["files"]:
         bundle.file(name)  # a changed one is found before all else
@@ -90,6 +101,10 @@ def verify_command(
             print(f"failed: {message}", file=sys.stderr)
     found = _verify(bundle, engine, device, precision, comparison)
     written, reason = _record(found, comparison)
+    if speed:
+        found.speeds = measure_speeds(bundle, precision)
+        if written is not None:
+            written = str(record_speeds(bundle, found.speeds))
     if json:
         _print_json(bundle, found, comparison, written)
     else:
@@ -161,6 +176,7 @@ def _print_tables(found: _Findings, comparison: "Comparison | None") -> None:
             print(f"{report.images.images:,} images{value}; {report.images.found}: {verdict}")
         for reason in report.failures():
             print(f"FAILED: {reason}")
+    _print_speeds([speed for speed in found.speeds if speed.refused is None])
     print()
     if found.reports and not any(s.output == "pixels" for s in found.reports[0].stages):
         print("pixels: not in this bundle, which was exported by an earlier release")
@@ -170,6 +186,32 @@ def _print_tables(found: _Findings, comparison: "Comparison | None") -> None:
         print(f"FAILED: {name}: {reason}")
     for name, reason in found.absent:
         print(f"not here: {name}: {reason}")
+
+
+def _print_speeds(speeds: "Sequence[Speed]") -> None:
+    from ovml_deploy.runtime.verified import RANKED
+
+    if not speeds:
+        return
+    columns = (
+        "ms an image",
+        *(f"batch {size}" for size in speeds[0].milliseconds),
+        "x the fastest",
+    )
+    fastest = speeds[0].milliseconds[RANKED]
+    print()
+    output.print_rows(
+        "",
+        columns,
+        [
+            (
+                speed.description,
+                *(f"{value:.1f}" for value in speed.milliseconds.values()),
+                f"{speed.milliseconds[RANKED] / fastest:.2f}",
+            )
+            for speed in speeds
+        ],
+    )
 
 
 def _row(stage: "Stage") -> tuple[str, ...]:
@@ -207,6 +249,7 @@ def _print_json(
         "backends": backends,
         "not_here": dict(found.absent),
         "broken": dict(found.broken),
+        "speeds": [asdict(speed) for speed in found.speeds],
         "unreadable": list(comparison.failed) if comparison is not None else [],
         "written": written,
     }

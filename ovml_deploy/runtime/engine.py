@@ -25,7 +25,7 @@ from ovml_deploy.runtime.backends.base import ON_CPU
 from ovml_deploy.runtime.bundle import ATTENTION, ENCODER, MATCHER, TEXT_ENCODER, Bundle
 from ovml_deploy.runtime.selfcheck import Agreement, check_golden, check_texts
 from ovml_deploy.runtime.text_encoder import TextEncoder
-from ovml_deploy.runtime.verified import failed_gate
+from ovml_deploy.runtime.verified import failed_gate, fastest_first
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ class Engine:
         """Load a bundle on a device and run its golden inputs, which also warms the graphs up.
 
         ``engine``: a bundle folder or a file in one; a ``.plan`` is its own device. Only "auto" may
-        choose among devices, unless the environment names one in OVML_DEVICE; what it passes over,
+        choose among devices, unless the environment names one in OVML_DEVICE: the fastest where
+        ``verify`` has timed them here, else the first of ``candidates``. What it passes over,
         such as what ``verify`` found wanting here, is logged and kept in ``refused``.
         ``cuda_graphs``: batch sizes that device "cuda" records, which costs a copy of the weights
         each. Raises BundleError, DeviceError, UsageError.
@@ -194,7 +195,7 @@ def _first(
 ) -> tuple[_Opened, list[str]]:
     """Return what ``opened`` gives of the first device that it works on, and why not others before."""
     refused: list[str] = []
-    for name, some in candidates(precision, bundle.precision):
+    for name, some in fastest_first(bundle, candidates(precision, bundle.precision)):
         try:
             backend = create_backend(name, some, bundle.precision)
             if (reason := failed_gate(bundle, backend)) is not None:

@@ -110,6 +110,6 @@ def _about_cpus(report: Report) -> Iterator[Advice]:
     if fast and report.precision == "fp32" and report.versions["openvino"] is None:
         yield Advice(
             f"This CPU multiplies bfloat16 natively ({fast[0]}), and OpenVINO, which uses that, is not "
-            "installed: pip install 'ovml-deploy[openvino]'. It is usually faster; measure with "
-            "benchmarks/backends.py."
+            "installed: pip install 'ovml-deploy[openvino]'. It is usually faster: compare them with "
+            "'ovml-deploy verify --speed'."
         )

@@ -6,12 +6,14 @@ the manifest, which stays as it was exported; where it is missing, nothing is kn
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
+from math import inf
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovml_deploy.files import write_atomically
 from ovml_deploy.runtime.backends import PLAN, Backend
@@ -20,12 +22,19 @@ from ovml_deploy.runtime.bundle import ENCODER, Bundle
 from ovml_deploy.runtime.cpu import cpu_name
 from ovml_deploy.runtime.gpus import find_driver
 from ovml_deploy.runtime.plans import Plan
+from ovml_deploy.runtime.threads import available_cpus
+
+if TYPE_CHECKING:
+    from ovml_deploy.runtime.speed import Speed
 
 VERIFIED = "verified.json"
 FORMAT = "ovml-deploy/verified"
 VERSION = 1
 
-GOLDENS, IMAGES = "goldens", "images"  #: the parts of an entry, each from its last run
+#: The parts of an entry, each from its last run.
+GOLDENS, IMAGES, SPEED = "goldens", "images", "speed"
+
+RANKED = 8  #: images of a call, of the speed that counts
 
 
 def failed_gate(bundle: Bundle, backend: Backend) -> str | None:
@@ -35,7 +44,9 @@ def failed_gate(bundle: Bundle, backend: Backend) -> str | None:
     """
     if (known := bundle.failed_gate.get(backend.precision)) is not None:
         return f"{bundle.path} does not keep its tags in {backend.precision}: {known}"
-    entry = _find(_read(bundle), _key(bundle, backend)) if _path(bundle).is_file() else None
+    if not (entries := _read(bundle)):
+        return None
+    entry = _find(entries, _key(bundle, backend.device, backend.precision))
     if entry is None:
         return None
     with suppress(AttributeError, KeyError, TypeError):  # a file of another making says nothing
@@ -61,15 +72,59 @@ def record(
     ``failed``: the reasons why it is not to be used, if any. Raises OSError where the bundle's
     folder cannot be written to.
     """
-    key, entries = _key(bundle, backend), _read(bundle)
-    entry = _find(entries, key)
-    if entry is None:
-        entry = dict(key)
-        entries.append(entry)
-    entry["backend"] = backend.description
-    entry["machine"] = f"{platform.system()} {platform.machine()}"
     date = datetime.now(UTC).date().isoformat()
-    entry[part] = {"date": date, "passed": not failed, "failed": list(failed), **figures}
+    found = {"date": date, "passed": not failed, "failed": list(failed), **figures}
+    new = {"backend": backend.description, part: found}
+    return _write(bundle, {(backend.device, backend.precision): new})
+
+
+def record_speeds(bundle: Bundle, speeds: Sequence["Speed"]) -> Path:
+    """Write what one run measured, for :func:`fastest_first`, and return the file. Raises OSError."""
+    run = {"run": datetime.now(UTC).isoformat(timespec="seconds"), "threads": available_cpus()}
+    new: dict[tuple[str, str], dict[str, Any]] = {}
+    for speed in speeds:
+        if speed.refused is None:
+            took = {str(size): round(ms, 3) for size, ms in speed.milliseconds.items()}
+            found = {"backend": speed.description, SPEED: {**run, "ms_an_image": took}}
+        else:
+            found = {SPEED: {**run, "refused": speed.refused}}
+        new[speed.device, speed.precision] = found
+    return _write(bundle, new)
+
+
+def fastest_first(bundle: Bundle, pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    """Sort (device, precision) by speed, where one run has measured all of them on this machine.
+
+    Else they stay as they are, and as lazy as they were.
+    """
+    entries = _read(bundle)
+    if not any(SPEED in entry for entry in entries):
+        return pairs
+    pairs = [*pairs]
+    try:
+        found = [_find(entries, _key(bundle, *pair))[SPEED] for pair in pairs]
+        runs = {(speed["run"], speed["threads"]) for speed in found}
+        if len(runs) != 1 or found[0]["threads"] != available_cpus():
+            return pairs
+        ranks = [
+            inf if "refused" in speed else float(speed["ms_an_image"][str(RANKED)])
+            for speed in found
+        ]
+    except (KeyError, TypeError, ValueError):  # not measured, or of another making
+        return pairs
+    return [pair for _, pair in sorted(zip(ranks, pairs, strict=True), key=itemgetter(0))]
+
+
+def _write(bundle: Bundle, new: Mapping[tuple[str, str], Mapping[str, Any]]) -> Path:
+    """Add what was found of (device, precision) to their entries."""
+    entries = _read(bundle)
+    for pair, found in new.items():
+        key = _key(bundle, *pair)
+        entry = _find(entries, key)
+        if entry is None:
+            entry = dict(key)
+            entries.append(entry)
+        entry |= {"machine": f"{platform.system()} {platform.machine()}", **found}
     value = {"format": FORMAT, "version": VERSION, "entries": entries}
     with write_atomically(_path(bundle)) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -95,12 +150,11 @@ def _find(entries: Sequence[Any], key: Mapping[str, str]) -> Any:
     return next((entry for entry in entries if entry.items() >= key.items()), None)
 
 
-def _key(bundle: Bundle, backend: Backend) -> dict[str, str]:
+def _key(bundle: Bundle, device: str, precision: str) -> dict[str, str]:
     """What the figures depend on. (Not the number of threads, which cgroups change.)"""
-    device = backend.device
     return {
         "device": Path(device).name if device.endswith(PLAN) else device,
-        "precision": backend.precision,
+        "precision": precision,
         "version": _engine_version(device),
         "processor": cpu_name() if device in ON_CPU else _gpu_name(),
         "model": bundle.model_hash,

@@ -68,21 +68,6 @@ def test_peers_compute_the_same(tiny_bundle: Path, monkeypatch) -> None:
         assert error < (5e-2 if "bf16" in name else 1e-4), name
 
 
-def test_ratios_are_of_turns(monkeypatch) -> None:
-    turns = module("turns", monkeypatch)
-    ours = [[1.0, 1.0], [10.0, 10.0], [4.0, 4.0]]  # the machine slowed down in the second turn
-    theirs = [[2.0, 2.0], [20.0, 20.0], [12.0, 12.0]]
-    assert turns.ratio(theirs, ours) == (2.0, 2.0, 2.5)
-    calls: list[str] = []
-    ways = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
-    found = turns.take_turns(ways, 0.0)
-    assert calls == [*"aaaabbbb"] * 3
-    assert {name: [len(turn) for turn in taken] for name, taken in found.items()} == {
-        "a": [3, 3],
-        "b": [3, 3],
-    }
-
-
 @pytest.mark.skipif(why_missing("openvino") is not None, reason="the floor is OpenVINO's")
 def test_the_floor_counts_products_and_convolutions(tmp_path: Path, monkeypatch) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx makes the graph")

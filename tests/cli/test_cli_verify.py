@@ -11,6 +11,7 @@ from bundles import change_arrays, edit_manifest, rehash
 from onnx import numpy_helper
 
 from ovml_deploy import assets
+from ovml_deploy.runtime import speed
 from ovml_deploy.runtime.backends import DEVICES, available_devices
 from ovml_deploy.runtime.bundle import ENCODER, GOLDEN, PICTURES, Bundle
 from ovml_deploy.runtime.tagger import Tagger
@@ -70,6 +71,24 @@ def test_all_backends_are_compared_at_every_stage(cli, bundle_copy: Path) -> Non
     assert "FAILED" not in done.out
     assert f"written: {bundle_copy / VERIFIED}" in done.out
     assert Bundle.open(bundle_copy).manifest == Bundle.open(bundle_copy / VERIFIED).manifest
+
+
+def test_speeds_are_compared_and_remembered(cli, bundle_copy: Path, monkeypatch) -> None:
+    monkeypatch.setattr(speed, "_SECONDS", 0.1)
+    done = cli("verify", "--engine", bundle_copy, "--speed", "--json")
+    assert done.code == 0, done.out
+    timed = [one for one in json.loads(done.out)["speeds"] if one["refused"] is None]
+    fastest = timed[0]["device"], timed[0]["precision"]
+    assert entries(bundle_copy)[fastest]["speed"]["ms_an_image"].keys() == {"1", "8"}
+    monkeypatch.delenv("OVML_DEVICE")
+    backend = Tagger.load(bundle_copy).backend
+    assert (backend.device, backend.precision) == fastest
+    table = cli("verify", "--engine", bundle_copy, "--speed", "--precision", "fp32").out
+    assert "ms an image" in table
+    assert all(one["description"] in table for one in timed if one["precision"] == "fp32")
+    named = cli("verify", "--engine", bundle_copy, "--speed", "--device", "cpu")
+    assert named.code == 2
+    assert "leave --device away" in named.err
 
 
 def test_one_backend_and_json(cli, bundle_copy: Path) -> None:

@@ -12,7 +12,16 @@ from ovml_deploy.runtime import verified
 from ovml_deploy.runtime.backends import candidates, create_backend
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
-from ovml_deploy.runtime.verified import GOLDENS, IMAGES, VERIFIED, failed_gate, record
+from ovml_deploy.runtime.speed import Speed
+from ovml_deploy.runtime.verified import (
+    GOLDENS,
+    IMAGES,
+    VERIFIED,
+    failed_gate,
+    fastest_first,
+    record,
+    record_speeds,
+)
 
 WHY = "90.00% of 50 tags are equal"
 
@@ -156,3 +165,76 @@ def test_what_is_named_is_used_with_a_warning(bundle_copy, caplog, monkeypatch, 
     assert engine.backend.device == "cpu"
     (message,) = [entry.getMessage() for entry in caplog.records if WHY in entry.getMessage()]
     assert message.startswith("used because it is named, although ONNX Runtime")
+
+
+PAIRS = [("openvino", "bf16"), ("openvino", "fp32"), ("cpu", "fp32")]
+
+
+def took(pair: tuple[str, str], milliseconds: float | None) -> Speed:
+    if milliseconds is None:
+        return Speed(*pair, "a device", refused="it does not start")
+    return Speed(*pair, "a device", {1: 1.0, 8: milliseconds})
+
+
+@pytest.fixture
+def known_openvino(monkeypatch) -> None:
+    """Its version, whether it is installed or not."""
+    monkeypatch.setattr(verified, "_engine_version", lambda device: f"{device} 1")
+
+
+@pytest.mark.parametrize(
+    ("times", "order"),
+    [((3, 2, 1), (2, 1, 0)), ((None, 2, 3), (1, 2, 0)), ((2, 2, 2), (0, 1, 2))],
+)
+def test_the_fastest_comes_first_and_the_refused_last(
+    bundle_copy: Path, known_openvino: None, times, order
+) -> None:
+    bundle = Bundle.open(bundle_copy)
+    record_speeds(bundle, [took(*pair) for pair in zip(PAIRS, times, strict=True)])
+    assert fastest_first(bundle, iter(PAIRS)) == [PAIRS[place] for place in order]
+    record(bundle, create_backend("cpu"), IMAGES, {}, [])
+    assert fastest_first(bundle, PAIRS) == [PAIRS[place] for place in order]
+
+
+def test_speeds_of_another_machine_or_run_say_nothing(
+    bundle_copy: Path, known_openvino: None, monkeypatch
+) -> None:
+    bundle = Bundle.open(bundle_copy)
+    lazy = iter(PAIRS)
+    assert fastest_first(bundle, lazy) is lazy
+    record_speeds(bundle, [took(pair, ms) for pair, ms in zip(PAIRS[1:], (2, 1), strict=True)])
+    assert fastest_first(bundle, PAIRS[1:]) == PAIRS[:0:-1]
+    assert fastest_first(bundle, PAIRS) == PAIRS  # one that was not there then
+    with monkeypatch.context() as patch:
+        patch.setattr(verified, "available_cpus", lambda: 1000)
+        assert fastest_first(bundle, PAIRS[1:]) == PAIRS[1:]
+    with monkeypatch.context() as patch:
+        patch.setattr(verified, "cpu_name", lambda: "another CPU")
+        assert fastest_first(bundle, PAIRS[1:]) == PAIRS[1:]
+    path = bundle_copy / VERIFIED
+    path.write_text(path.read_text().replace('"run": "2', '"run": "3', 1))
+    assert fastest_first(bundle, PAIRS[1:]) == PAIRS[1:]  # of two runs
+
+
+@pytest.mark.parametrize("speed", [None, 1, {}, {"run": [], "threads": 1}])
+def test_speeds_of_another_making_say_nothing(bundle_copy: Path, known_openvino, speed) -> None:
+    bundle = Bundle.open(bundle_copy)
+    record_speeds(bundle, [took(pair, 1) for pair in PAIRS])
+    value = json.loads((bundle_copy / VERIFIED).read_text())
+    value["entries"][1]["speed"] = speed
+    (bundle_copy / VERIFIED).write_text(json.dumps(value))
+    assert fastest_first(bundle, PAIRS) == PAIRS
+
+
+def test_auto_takes_the_fastest(bundle_copy: Path, monkeypatch) -> None:
+    monkeypatch.delenv("OVML_DEVICE")
+    pairs = [*candidates()]
+    able = working(bundle_copy)
+    if len(able) < 2:
+        pytest.skip("only one device runs the bundle here")
+    bundle = Bundle.open(bundle_copy)
+    for fastest in able:
+        record_speeds(bundle, [took(pair, 1 if pair == fastest else 2) for pair in pairs])
+        engine = Engine.open(bundle_copy)
+        assert (engine.backend.device, engine.backend.precision) == fastest
+        assert engine.refused == []

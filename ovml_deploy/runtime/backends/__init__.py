@@ -103,9 +103,9 @@ def create_backend(
 
 
 def candidates(precision: str = AUTO, graph: str = "fp32") -> Iterator[tuple[str, str]]:
-    """Yield (device, precision) in the order in which ``auto`` tries them.
+    """Yield (device, precision) in the order in which ``auto`` tries them, unless they were timed.
 
-    A GPU first, then OpenVINO, then the plain CPU: the fastest first (``benchmarks/backends.py``).
+    A GPU first, then OpenVINO, then the plain CPU: as a rule the fastest first.
     TensorRT builds for minutes at its first start, so it is only used when named.
     """
     for device in ("cuda", "openvino", "cpu"):

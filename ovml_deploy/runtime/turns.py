@@ -3,17 +3,20 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
 _CALLS = 4  # a turn; the first does not count, for threads of the one before may still spin
 
-Turns = dict[str, list[list[float]]]
+_Name = TypeVar("_Name")
+
+Turns = dict[_Name, list[list[float]]]
 
 
-def take_turns(ways: Mapping[str, Callable[[], object]], seconds: float) -> Turns:
+def take_turns(ways: Mapping[_Name, Callable[[], object]], seconds: float) -> Turns[_Name]:
     """Return seconds of the counted calls of each turn, by name; the first turn warms up."""
-    found: Turns = {name: [] for name in ways}
+    found: Turns[_Name] = {name: [] for name in ways}
     end = time.perf_counter() + seconds
     turns = 0
     while time.perf_counter() < end or turns < 3:
