@@ -35,11 +35,12 @@ def open_image(
     try:
         if isinstance(source, Image.Image):
             _check_pixels(source, name, max_pixels)
-            return _to_rgb(source, name)
+            return _to_rgb(ImageOps.exif_transpose(source), name)  # a copy, turned or not
         with Image.open(_readable(source, name), formats=formats) as image:
             _check_pixels(image, name, max_pixels)
             if image.format == "EPS":  # Pillow would hand it to Ghostscript
                 raise ImageError(f"{name}: PostScript is a program, not an image. Save it as PNG.")
+            ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image, name)
     except ImageError:
         raise
@@ -108,15 +109,13 @@ def _too_large(size: str, most: int) -> str:
     return f"too many pixels ({size}); at most {most:,} are decoded. Scale it down first."
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)  # a copy
+def _to_rgb(upright: Image.Image, name: str) -> Image.Image:
     upright.info.pop("transparency", None)  # or Pillow warns that the conversion drops it
     if upright.mode in _SIXTEEN_BIT or upright.mode == "I":
         return _from_integers(upright, name)
     if upright.mode == "F":
         raise ImageError(f"{name}: float pixels have no known range. Save it as 8-bit RGB.")
-    # Copied even when it is RGB already, so that a caller's image is never shared.
-    return upright.convert("RGB") if upright.mode != "RGB" else upright.copy()
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def _from_integers(image: Image.Image, name: str) -> Image.Image:

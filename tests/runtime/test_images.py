@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -294,7 +296,8 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path, name: str) -> None:
         sources = [str(path), path, data, io.BytesIO(data), file, lazy, np.asarray(picture())]
         for source in sources:
             opened = open_image(source)
-            assert type(opened) is Image.Image
+            assert opened.mode == "RGB"
+            assert getattr(opened, "fp", None) is None  # no file stays open
             assert np.array_equal(np.asarray(opened), np.asarray(picture())), source
 
 
@@ -307,6 +310,28 @@ def test_a_callers_image_and_array_are_never_shared() -> None:
     opened = open_image(array)
     array[:] = 0
     assert opened.tobytes() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_pixels_of_a_large_photograph_are_not_held_thrice(tmp_path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (6000, 5000)).save(path, exif=exif)
+    code = f"""
+import re
+from ovml_deploy.runtime.images import open_image
+
+def memory(name):
+    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+
+before = memory("VmRSS")
+image = open_image({str(path)!r})
+print((memory("VmHWM") - before) / (4 * image.width * image.height))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < (1.5 if orientation == 1 else 2.5)  # turning takes another copy
 
 
 def test_arrays_may_be_views() -> None:
