@@ -1,6 +1,6 @@
 """What large photographs cost to read, exactly and at a lower resolution, and how near the tags stay.
 
-    python benchmarks/large_photos.py [--engine BUNDLE] [--megapixels 12] [--images 48] [--write]
+    python benchmarks/large_photos.py [--engine BUNDLE] [--megapixels 12] [--images 200] [--write]
 
 Photographs are enlarged and saved as JPEG first. ``exact`` is what ``Tagger`` does. A JPEG decoder can
 also leave out detail and give an eighth to a half of the width (Pillow's ``draft``), here no less
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--engine", default=str(assets.MINI))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--megapixels", type=float, default=12.0)
-    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--timed", type=int, default=4, help="how many of them are timed")
     parser.add_argument("--photos", default="../shared/photos")
     parser.add_argument("--seconds", type=float, default=20.0)
