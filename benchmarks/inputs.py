@@ -11,10 +11,10 @@ from ovml_deploy.runtime.vocabulary import Vocabulary
 _PHOTOGRAPHS = 200
 
 
-def photographs(folder: str | Path) -> list[Path]:
-    """Return some 200 of a folder's JPEG files, or the sample photographs where it has none."""
+def photographs(folder: str | Path, some: int = _PHOTOGRAPHS) -> list[Path]:
+    """Return at least ``some`` of a folder's JPEG files if it has them, else the samples."""
     paths = sorted(Path(folder).glob("*.jpg")) or assets.sample_photographs()
-    return paths[:: max(1, len(paths) // _PHOTOGRAPHS)]
+    return paths[:: max(1, len(paths) // some)]
 
 
 def random_vocabulary(bundle: Bundle, labels: int) -> Vocabulary:

@@ -68,8 +68,7 @@ def main() -> None:
     given = parser.parse_args()
     tagger = Tagger.of(Engine.open(given.engine, given.device))
     report = Report(f"Large photographs, {tagger.bundle.path.name}", tagger.engine)
-    paths = photographs(given.photos)
-    paths = paths[:: max(1, len(paths) // given.images)][: given.images]
+    paths = photographs(given.photos, given.images)[: given.images]
     files = [enlarged(open_image(path), given.megapixels) for path in paths]
     ways = readers(tagger.bundle.preprocessing)
     some = files[: given.timed]

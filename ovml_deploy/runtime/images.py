@@ -34,12 +34,10 @@ def open_image(
     name = describe(source)
     try:
         if isinstance(source, Image.Image):
-            _check_pixels(source, name, max_pixels)
+            _check_image(source, name, max_pixels)
             return _to_rgb(ImageOps.exif_transpose(source), name)  # a copy, turned or not
         with Image.open(_readable(source, name), formats=formats) as image:
-            _check_pixels(image, name, max_pixels)
-            if image.format == "EPS":  # Pillow would hand it to Ghostscript
-                raise ImageError(f"{name}: PostScript is a program, not an image. Save it as PNG.")
+            _check_image(image, name, max_pixels)
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image, name)
     except ImageError:
@@ -98,7 +96,9 @@ def _check_bytes(size: int, name: str) -> None:
         raise ImageError(f"{name}: {size:,} bytes; at most {MAX_BYTES:,} are read.")
 
 
-def _check_pixels(image: Image.Image, name: str, most: int) -> None:
+def _check_image(image: Image.Image, name: str, most: int) -> None:
+    if image.format == "EPS":  # Pillow would hand it to Ghostscript
+        raise ImageError(f"{name}: PostScript is a program, not an image. Save it as PNG.")
     if image.width * image.height > most:
         raise ImageError(f"{name}: {_too_large(f'{image.width}x{image.height}', most)}")
     if image.width * image.height == 0:

@@ -6,13 +6,14 @@ from functools import partial
 
 import numpy as np
 
-from ovml_deploy.errors import DeviceError
+from ovml_deploy.errors import DeviceError, OvmlError
 from ovml_deploy.runtime.backends import AUTO, candidates, create_backend
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.selfcheck import read_golden
 from ovml_deploy.runtime.turns import median, take_turns
 from ovml_deploy.runtime.verified import RANKED, failed_gate
+from ovml_deploy.runtime.verify import golden_vocabulary
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 _BATCHES = (1, RANKED)
@@ -30,26 +31,28 @@ class Speed:
     refused: str | None = None
 
 
-def measure_speeds(bundle: Bundle, precision: str = AUTO) -> list[Speed]:
-    """Time all that ``auto`` would try, the fastest first; what is not to be used comes last.
+def measure_speeds(bundle: Bundle) -> list[Speed]:
+    """Time all that ``auto`` would try, the fastest first; what cannot or may not run comes last.
 
     From pixels to the logits of the golden labels. All engines are loaded at once and take turns,
-    so that a machine that slows down slows them all. Raises BundleError.
+    so that a machine that slows down slows them all. Raises BundleError for the goldens.
     """
+    golden = read_golden(bundle)
+    words = golden_vocabulary(bundle, golden)
+    shape = golden["pixels"].shape[1:]
+    batches = {size: np.resize(golden["pixels"], (size, *shape)) for size in _BATCHES}
     engines: dict[tuple[str, str], Engine] = {}
     refused = []
-    for device, some in candidates(precision, bundle.precision):
+    for device, some in candidates(AUTO, bundle.precision):
         try:
-            engines[device, some] = _opened(bundle, device, some)
-        except DeviceError as error:
+            engine = _opened(bundle, device, some)
+            for pixels in batches.values():
+                _tag(engine, pixels, words)
+            engines[device, some] = engine
+        except OvmlError as error:
             refused.append(Speed(device, some, f"{device} {some}", refused=str(error)))
     taken = {name: dict[int, float]() for name in engines}
-    golden = read_golden(bundle)
-    hashes = bundle.text_hash, bundle.prompt_hash
-    labels = [f"label {index}" for index in range(len(golden["labels"]))]
-    words = Vocabulary("golden", tuple(labels), golden["labels"], *hashes)
-    for size in _BATCHES if engines else ():
-        pixels = np.resize(golden["pixels"], (size, *golden["pixels"].shape[1:]))
+    for size, pixels in batches.items() if engines else ():
         ways = {name: partial(_tag, engine, pixels, words) for name, engine in engines.items()}
         for name, turns in take_turns(ways, _SECONDS).items():
             taken[name][size] = 1e3 * median(turns) / size

@@ -1,6 +1,6 @@
 """Compares a backend with PyTorch, stage by stage, on what the bundle holds of PyTorch's outputs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -168,8 +168,6 @@ def _levels(bundle: Bundle, picture: Picture) -> float:
 def _images(engine: Engine, golden: dict[str, np.ndarray]) -> Iterator[Stage]:
     """Features, logits and tags, through the calls that tagging makes."""
     precision = engine.backend.precision
-    labels = tuple(f"label {index}" for index in range(len(golden["labels"])))
-    hashes = engine.bundle.text_hash, engine.bundle.prompt_hash
     allowed = EXACT if precision == "fp32" else TOLERANCE[precision]
     try:
         kept = engine.encode(golden["pixels"])
@@ -181,7 +179,7 @@ def _images(engine: Engine, golden: dict[str, np.ndarray]) -> Iterator[Stage]:
     apart = None if tells_images_apart(features) else "two different images have the same features"
     yield _compare("features", features, golden["features"], TOLERANCE[precision], error=apart)
     try:
-        logits, _ = engine.match(kept, Vocabulary("golden", labels, golden["labels"], *hashes))
+        logits, _ = engine.match(kept, golden_vocabulary(engine.bundle, golden))
     except DeviceError as error:
         for output in ("logits", _TAGS):
             yield _failed(output, allowed, error)
@@ -189,6 +187,12 @@ def _images(engine: Engine, golden: dict[str, np.ndarray]) -> Iterator[Stage]:
     top = _top_equal(logits, golden["logits"])
     yield _compare("logits", logits, golden["logits"], allowed, top_equal=top)
     yield _compare_tags(logits, golden["logits"], allowed)
+
+
+def golden_vocabulary(bundle: Bundle, golden: Mapping[str, np.ndarray]) -> Vocabulary:
+    """Return the golden label embeddings as a vocabulary of labels without names."""
+    labels = tuple(f"label {index}" for index in range(len(golden["labels"])))
+    return Vocabulary("golden", labels, golden["labels"], bundle.text_hash, bundle.prompt_hash)
 
 
 def _texts(engine: Engine, golden: dict[str, np.ndarray]) -> Iterator[Stage]:

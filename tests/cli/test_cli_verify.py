@@ -83,12 +83,18 @@ def test_speeds_are_compared_and_remembered(cli, bundle_copy: Path, monkeypatch)
     monkeypatch.delenv("OVML_DEVICE")
     backend = Tagger.load(bundle_copy).backend
     assert (backend.device, backend.precision) == fastest
-    table = cli("verify", "--engine", bundle_copy, "--speed", "--precision", "fp32").out
+    table = cli("verify", "--engine", bundle_copy, "--speed").out
     assert "ms an image" in table
-    assert all(one["description"] in table for one in timed if one["precision"] == "fp32")
-    named = cli("verify", "--engine", bundle_copy, "--speed", "--device", "cpu")
-    assert named.code == 2
-    assert "leave --device away" in named.err
+    assert all(one["description"] in table for one in timed)
+    for option in ("--device=cpu", "--precision=fp32"):
+        named = cli("verify", "--engine", bundle_copy, "--speed", option)
+        assert named.code == 2
+        assert "leave --device and --precision away" in named.err
+    change_arrays(bundle_copy, GOLDEN, lambda arrays: arrays.pop("logits"))
+    broken = cli("verify", "--engine", bundle_copy, "--speed")
+    assert broken.code == 1
+    assert "lacks logits" in broken.out
+    assert "ms an image" not in broken.out
 
 
 def test_one_backend_and_json(cli, bundle_copy: Path) -> None:

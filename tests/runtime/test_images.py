@@ -297,7 +297,6 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path, name: str) -> None:
         for source in sources:
             opened = open_image(source)
             assert opened.mode == "RGB"
-            assert getattr(opened, "fp", None) is None  # no file stays open
             assert np.array_equal(np.asarray(opened), np.asarray(picture())), source
 
 
@@ -310,6 +309,25 @@ def test_a_callers_image_and_array_are_never_shared() -> None:
     opened = open_image(array)
     array[:] = 0
     assert opened.tobytes() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "MPO"])
+def test_no_file_stays_open(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "frames"
+    others = {} if kind == "PNG" else {"save_all": True, "append_images": [picture()]}
+    picture().save(path, kind, **others)
+    opened = open_image(path)
+    links = [fd.readlink() for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    assert path not in links
+    assert opened.size == picture().size
+
+
+def test_postscript_that_pillow_has_opened_is_refused_too() -> None:
+    file = io.BytesIO()
+    picture().save(file, "EPS")
+    with Image.open(file) as lazy, pytest.raises(ImageError, match="PostScript is a program"):
+        open_image(lazy)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

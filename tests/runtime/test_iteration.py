@@ -2,9 +2,11 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ovml_deploy.runtime import iteration
 from ovml_deploy.runtime.iteration import batches, called_ahead
 
 
@@ -49,17 +51,21 @@ def test_no_more_than_so_many_items_are_taken_before_the_reader(most: int) -> No
     assert items.taken == 10
 
 
-def test_what_has_not_begun_when_the_reader_goes_is_never_called() -> None:
+def test_what_has_not_begun_when_the_reader_goes_is_never_called(monkeypatch) -> None:
     begun, go_on = [], threading.Event()
 
     def call(number: int) -> None:
         begun.append(number)
         assert go_on.wait(10)
 
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, *arguments, **how) -> None:
+            go_on.set()  # the first ends, and others would begin
+            super().shutdown(*arguments, **how)
+
+    monkeypatch.setattr(iteration, "ThreadPoolExecutor", Pool)
     with called_ahead(call, range(100), most=8, threads=1, name="gone") as calls:
         next(calls)
-        # the first ends when the others have been cancelled, or else would begin
-        threading.Timer(0.2, go_on.set).start()
     assert begun == [0]
     assert not any(thread.name.startswith("gone") for thread in threading.enumerate())
 

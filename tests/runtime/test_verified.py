@@ -196,6 +196,17 @@ def test_the_fastest_comes_first_and_the_refused_last(
     assert fastest_first(bundle, PAIRS) == [PAIRS[place] for place in order]
 
 
+def test_what_passes_again_was_not_timed(bundle_copy: Path, known_openvino: None) -> None:
+    bundle, backend = Bundle.open(bundle_copy), create_backend("cpu")
+    record(bundle, backend, IMAGES, {}, [WHY])
+    times = zip(PAIRS, (2, 1, None), strict=True)
+    record_speeds(bundle, [took(*pair) for pair in times])
+    record(bundle, backend, IMAGES, {}, [WHY])
+    assert fastest_first(bundle, PAIRS) == [PAIRS[1], PAIRS[0], PAIRS[2]]
+    record(bundle, backend, IMAGES, {}, [])
+    assert fastest_first(bundle, PAIRS) == PAIRS
+
+
 def test_speeds_of_another_machine_or_run_say_nothing(
     bundle_copy: Path, known_openvino: None, monkeypatch
 ) -> None:
