@@ -180,10 +180,7 @@ def _print_tables(found: _Findings, comparison: "Comparison | None") -> None:
             print(f"{report.images.images:,} images{value}; {report.images.found}: {verdict}")
         for reason in report.failures():
             print(f"FAILED: {reason}")
-    _print_speeds([speed for speed in found.speeds if speed.refused is None])
-    for speed in found.speeds:
-        if speed.refused is not None:
-            print(f"not timed: {speed.description}: {speed.refused}")
+    _print_speeds(found.speeds)
     print()
     if found.reports and not any(s.output == "pixels" for s in found.reports[0].stages):
         print("pixels: not in this bundle, which was exported by an earlier release")
@@ -198,27 +195,23 @@ def _print_tables(found: _Findings, comparison: "Comparison | None") -> None:
 def _print_speeds(speeds: "Sequence[Speed]") -> None:
     from ovml_deploy.runtime.verified import RANKED
 
-    if not speeds:
-        return
-    columns = (
-        "ms an image",
-        *(f"batch {size}" for size in speeds[0].milliseconds),
-        "x the fastest",
-    )
-    fastest = speeds[0].milliseconds[RANKED]
-    print()
-    output.print_rows(
-        "",
-        columns,
-        [
+    timed = [speed for speed in speeds if speed.refused is None]
+    if timed:
+        fastest, *_ = timed
+        sizes = [f"batch {size}" for size in fastest.milliseconds]
+        rows = [
             (
                 speed.description,
                 *(f"{value:.1f}" for value in speed.milliseconds.values()),
-                f"{speed.milliseconds[RANKED] / fastest:.2f}",
+                f"{speed.milliseconds[RANKED] / fastest.milliseconds[RANKED]:.2f}",
             )
-            for speed in speeds
-        ],
-    )
+            for speed in timed
+        ]
+        print()
+        output.print_rows("", ("ms an image", *sizes, "x the fastest"), rows)
+    for speed in speeds:
+        if speed.refused is not None:
+            print(f"not timed: {speed.description}: {speed.refused}")
 
 
 def _row(stage: "Stage") -> tuple[str, ...]:

@@ -125,8 +125,9 @@ def _write(bundle: Bundle, new: Mapping[tuple[str, str], Mapping[str, Any]]) -> 
             entry = dict(key)
             entries.append(entry)
         passed = any(found[part]["passed"] for part in (GOLDENS, IMAGES) if part in found)
-        if passed and "refused" in entry.get(SPEED, ()):  # it may be used again, and was not timed
-            del entry[SPEED]
+        known = entry.get(SPEED)
+        if passed and isinstance(known, dict) and "refused" in known:
+            del entry[SPEED]  # it may be used again, and was not timed
         entry |= {"machine": f"{platform.system()} {platform.machine()}", **found}
     value = {"format": FORMAT, "version": VERSION, "entries": entries}
     with write_atomically(_path(bundle)) as temporary:
