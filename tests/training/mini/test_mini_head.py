@@ -132,20 +132,43 @@ def test_only_the_chosen_part_is_trained(head: QKSHead, part: str) -> None:
 
 
 @pytest.mark.parametrize("loss", ["bce", "asl", "ranking"])
-def test_training_learns_what_is_there_to_learn(head: QKSHead, loss: str) -> None:
+def test_training_lowers_the_loss_and_finds_the_class(head: QKSHead, loss: str) -> None:
     classes = torch.arange(256) % CLASSES
     tokens, held_out = tokens_of(classes), tokens_of(classes)
     targets = F.one_hot(classes, CLASSES).to(torch.int8)
 
-    def share_of_the_right_class(trained: QKSHead) -> float:
+    def negative_loss(trained: QKSHead) -> float:
+        return -loss_of(loss, trained, held_out, targets)
+
+    def score_of_the_class(trained: QKSHead) -> float:
         return (logits_of(trained, held_out).softmax(dim=1) * targets).sum(dim=1).mean().item()
 
-    before = loss_of(loss, head, held_out, targets)
-    how = HeadTraining(loss=loss, part="stack", learning_rate=1e-2, epochs=12)
-    trained, history = train_head(head, tokens, targets, LABELS, share_of_the_right_class, how)
-    assert share_of_the_right_class(trained) == max(history) > 1.5 * history[0]
-    assert loss_of(loss, trained, held_out, targets) < 0.9 * before
+    score = score_of_the_class(head)
+    # Early stopping watches the loss itself: another measure may stop it while the loss still falls.
+    # Over 5 seeds the loss falls to at most 0.78 of its start, and the score rises at least 1.98x.
+    how = HeadTraining(loss=loss, part="stack", learning_rate=3e-2, epochs=12)
+    trained, history = train_head(head, tokens, targets, LABELS, negative_loss, how)
+    assert negative_loss(trained) == max(history) > 0.9 * history[0]
+    assert score_of_the_class(trained) > 1.5 * score
     assert not trained.training
+
+
+def test_training_on_random_targets_finds_no_class(head: QKSHead) -> None:
+    classes = torch.arange(256) % CLASSES
+    targets = F.one_hot(classes[torch.randperm(256)], CLASSES).to(torch.int8)
+    held_out = tokens_of(classes)
+
+    def score_of_the_class(trained: QKSHead) -> float:
+        scores = logits_of(trained, held_out).softmax(dim=1)
+        return scores[torch.arange(256), classes].mean().item()
+
+    score = score_of_the_class(head)
+    how = HeadTraining(part="stack", learning_rate=3e-2, epochs=3)
+    ranks = iter(range(9))  # no early stop
+    trained, _ = train_head(
+        head, tokens_of(classes), targets, LABELS, lambda _: float(next(ranks)), how
+    )
+    assert score_of_the_class(trained) < 1.5 * score
 
 
 def test_unknown_targets_teach_nothing(head: QKSHead) -> None:
