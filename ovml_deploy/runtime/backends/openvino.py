@@ -174,6 +174,34 @@ class OpenVINO:
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         try:
-            return _Compiled(_core().read_model(path), settings)
+            model = _core().read_model(path)
+            if settings["INFERENCE_PRECISION_HINT"] != _HINTS["fp32"]:
+                expand_int8_weights(model)
+            return _Compiled(model, settings)
         except Exception as error:
             raise DeviceError(f"OpenVINO cannot load {path}: {error}") from error
+
+
+def expand_int8_weights(model: "openvino.Model") -> int:
+    """Replace weights stored as int8 steps times a scale by float32 constants, in place.
+
+    Returns how many were replaced. Under a bf16 hint OpenVINO 2026.4 keeps such weights as int8 and divides
+    by zero (SIGFPE) in its kernel for them, on an Intel Xeon with AMX at least.
+    """
+    from openvino import Type, opset13
+
+    replaced = 0
+    for node in model.get_ops():
+        if node.get_type_name() != "Multiply":
+            continue
+        steps, scale = (node.input_value(i).get_node() for i in (0, 1))
+        if steps.get_type_name() != "Convert" or scale.get_type_name() != "Constant":
+            continue
+        stored = steps.input_value(0).get_node()
+        if stored.get_type_name() != "Constant" or stored.get_element_type() != Type.i8:
+            continue
+        weights = opset13.constant(stored.data.astype(np.float32) * scale.data)
+        for user in node.output(0).get_target_inputs():
+            user.replace_source_output(weights.output(0))
+        replaced += 1
+    return replaced

@@ -1,8 +1,8 @@
 """Tries a precision in a child process first, as a crash in native code cannot be caught.
 
-On some CPUs an engine's kernels for a lower precision die of a signal (OpenVINO's bfloat16
-convolutions on AMD Zen 4 divide by zero). The outcome is remembered for the model, the engine's
-version and the CPU, so the child runs once.
+On some CPUs an engine's kernels for a lower precision end the process by a signal. One example:
+OpenVINO 2026.4 in bfloat16 divides by zero on weights that are stored as int8. The outcome is
+remembered for the model, the engine's version and the CPU, so the child runs once.
 """
 
 import hashlib
@@ -20,13 +20,17 @@ from ovml_deploy.runtime.cpu import cpu_name
 from ovml_deploy.runtime.label_cache import cache_folder
 
 _BATCHES = (1, 2, 8)
+_GRAPHS = (
+    2  # raise it when an engine is given other graphs: outcomes stored before are then ignored
+)
 _BY_SIGNAL = "was ended by"
 _LONGEST = 300  # seconds; compiling a large model takes a few
 
 
 def require_survival(bundle: Bundle, device: str, precision: str, version: str) -> None:
     """Raise DeviceError where running the encoder in ``precision`` ends the process."""
-    facts = [device, precision, version, cpu_name(), bundle.manifest["files"][ENCODER]["sha256"]]
+    encoder = bundle.manifest["files"][ENCODER]["sha256"]
+    facts = [device, precision, version, cpu_name(), encoder, _GRAPHS]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     memory = cache_folder() / "probes" / f"{key}.json"
     death = _recall(memory)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ovml_deploy import assets
@@ -209,3 +210,18 @@ def test_every_node_runs_where_it_should() -> None:
     placed = create_backend("openvino", "fp32").load(bundle, ENCODER).placement()
     assert all(name.startswith("OpenVINO ") for name in placed)
     assert max(placed, key=placed.__getitem__) == "OpenVINO f32"
+
+
+def test_int8_weights_become_float32_constants_of_the_same_value() -> None:
+    path = Bundle.open(assets.MINI).file(ENCODER)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    core = openvino._core()
+    stored, expanded = core.read_model(path), core.read_model(path)
+    assert openvino.expand_int8_weights(expanded) == 4
+    assert openvino.expand_int8_weights(expanded) == 0
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    first, second = (
+        core.compile_model(model, "CPU", exact)([pixels]) for model in (stored, expanded)
+    )
+    for output in first:
+        assert first[output] == pytest.approx(second[output.any_name], rel=1e-5, abs=1e-5)

@@ -122,19 +122,11 @@ def test_a_trial_runs_nothing_of_the_current_folder(
     assert "taken in" not in probe._try(bundle, "fp32")
 
 
-def test_a_real_trial(bundle, cache) -> None:
-    """Whatever it finds, this process lives on, and the second answer is the first."""
+def test_the_embedded_model_survives_every_precision_of_this_cpu(bundle, cache) -> None:
+    """Its bfloat16 died of SIGFPE on Intel AMX: a kernel for weights stored as int8."""
     able = openvino.native_precisions()
     if not able:
         pytest.skip("this CPU has no precision below float32")
-    backend = openvino.OpenVINO(able[0])
-    told = []
-    for _ in range(2):
-        try:
-            backend.load(bundle, "encoder.onnx")
-            told.append("runs")
-        except DeviceError as error:
-            told.append(str(error))
-    assert told[0] == told[1]
-    assert told[0] == "runs" or "was ended by SIG" in told[0]
-    assert len([*cache.iterdir()]) == 1
+    for precision in able:
+        openvino.OpenVINO(precision).load(bundle, "encoder.onnx")
+    assert len([*cache.iterdir()]) == len(able)
