@@ -39,6 +39,7 @@ def serve_command(
     max_pixels: int = 50_000_000,
     max_body_mb: int = 32,
     drain: float = 30.0,
+    root_path: str = "",
     log_level: str = "info",
 ) -> int:
     """Serve a bundle over HTTP: tags, new words while it runs, metrics, and a web page.
@@ -61,6 +62,7 @@ def serve_command(
         max_pixels: pixels that an image may have
         max_body_mb: megabytes that a request may have
         drain: seconds that requests have to end after SIGTERM
+        root_path: the path below which a reverse proxy shows the server, such as /tagger
         log_level: debug, info, warning or error
     """
     from ovml_deploy.runtime.engine import Engine
@@ -79,6 +81,7 @@ def serve_command(
         drain=drain,
         state=None if state is None else Path(state),
         api_key=read_api_key(api_key_file),
+        root_path=root_path,
     )
     check_address(host, settings.api_key, insecure)
     configure_logs(log_level)

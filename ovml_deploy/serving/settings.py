@@ -3,6 +3,7 @@
 import ipaddress
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ _COUNTS = (
     "max_batch", "max_queue", "decoders", "max_images", "max_connections", "max_body",
     "max_bytes_inside", "max_pixels",
 )  # fmt: skip
+#: Segments of unreserved characters: a prefix that needs no quoting, in an URL as in HTTP's path.
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _TIMES = ("max_delay", "head_timeout", "body_timeout", "request_timeout", "drain")
 
 
@@ -26,7 +29,8 @@ class Settings:
 
     ``max_queue``: images inside at once, from a request's arrival to its answer; ``max_delay``: what
     an idle engine waits for others, where less than half are there; ``state``: the folder that keeps
-    vocabularies, None to forget them at the end.
+    vocabularies, None to forget them at the end; ``root_path``: the path below which a reverse proxy
+    shows the server, such as "/tagger".
     """
 
     max_batch: int = 8
@@ -45,6 +49,7 @@ class Settings:
     drain: float = 30.0
     state: Path | None = None
     api_key: str | None = field(default=None, repr=False)
+    root_path: str = ""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -55,6 +60,12 @@ class Settings:
             if not 0 <= getattr(self, name) < math.inf:
                 text = "it cannot be negative, nor without end."
                 raise UsageError(f"{name} is {getattr(self, name)} s; {text}")
+
+        if not _ROOT_PATH.fullmatch(self.root_path):
+            raise UsageError(
+                f"The root path is {self.root_path!r}. Write it as in '/tagger': with a slash before each "
+                "part and none at the end, in letters, digits and '._~-'."
+            )
 
     @property
     def images_a_request(self) -> int:

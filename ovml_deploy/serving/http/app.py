@@ -14,6 +14,7 @@ from ovml_deploy.serving.http import page, status, tagging, vocabularies
 from ovml_deploy.serving.http.guard import Guard
 from ovml_deploy.serving.http.problems import Problem
 from ovml_deploy.serving.http.questions import describe_faults
+from ovml_deploy.serving.http.root_path import RootPath
 from ovml_deploy.serving.kserve import rest
 from ovml_deploy.serving.service import Service
 
@@ -33,16 +34,21 @@ _KEYS = {
 
 def create_app(service: Service, local: bool = False) -> FastAPI:
     """Return the application of a service; ``local``: only this machine reaches it, without a key."""
-    app = create_routes()
+    app = create_routes(service.settings.root_path)
     app.state.service = service
     app.add_middleware(Shortcut)
     app.add_middleware(Guard, service=service, local=local)
+    app.add_middleware(RootPath, root_path=service.settings.root_path)
     return app
 
 
-def create_routes() -> FastAPI:
-    """Return the application without anything behind it, which knows its OpenAPI document."""
+def create_routes(root_path: str = "") -> FastAPI:
+    """Return the application without a service, which knows its OpenAPI document.
+
+    ``root_path``: where a reverse proxy puts it; the document names it as its server.
+    """
     app = _App(
+        servers=[{"url": root_path}] if root_path else None,
         title="ovml-deploy",
         version=__version__,
         description=_ABOUT,

@@ -94,6 +94,7 @@ class Guard:
         is_open = path in _OPEN or path.startswith(_OPEN_BELOW)
         if self._settings.api_key is not None and not is_open:
             check_key(headers, self._settings.api_key)
+        _check_encoding(headers)
         if method == "POST" and path.endswith(_HEAVY):
             self._service.check_room()
 
@@ -103,7 +104,7 @@ class Guard:
         announced = headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > most:
             raise _too_large(most)
-        if announced == "0" and "transfer-encoding" not in headers:
+        if not _has_body(headers):
             return b""
         parts: list[bytes] = []
         held = 0
@@ -178,6 +179,25 @@ def _check_origin(method: str, headers: Headers) -> None:
     if origin.partition("://")[2] != headers.get("host"):
         text = f"Pages of {origin[:80]!r} may not use this server from a browser."
         raise Problem(403, "origin", text, _CLOSE)
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _check_encoding(headers: Headers) -> None:
+    """Raise Problem for a compressed body: it would have to be bounded twice, and images gain nothing."""
+    if not _has_body(headers):
+        return
+    for header, plain in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
+        values = ",".join(headers.getlist(header)).lower().split(",")
+        coded = [value.strip() for value in values if value.strip() not in ("", plain)]
+        if coded:
+            text = (
+                f"The body is compressed ({header}: {', '.join(coded)[:40]!r}). Send it uncompressed; "
+                "images are compressed already."
+            )
+            raise Problem(415, "encoding", text, _CLOSE)
 
 
 def _host_of(url: str) -> str:

@@ -15,14 +15,14 @@ _MEANINGS = {
     408: "The body came too slowly",
     409: "Not now: something else must come first",
     413: "Too large",
-    415: "A media type that is not taken",
+    415: "A media type that is not taken, or a compressed body",
     422: "The request makes no sense",
     429: "Too much to do; Retry-After says when to come back",
     500: "A fault of the server",
     503: "The server stops, or its engine or disk fails; Retry-After says when to come back",
 }
 #: What any request may meet.
-ALWAYS = (400, 401, 403, 408, 413, 429, 503)
+ALWAYS = (400, 401, 403, 408, 413, 415, 429, 503)
 
 
 def service_of(request: Request) -> Service:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from ovml_deploy.errors import UsageError
-from ovml_deploy.serving.http.problems import Problem, json_response
+from ovml_deploy.serving.http.problems import json_response
 from ovml_deploy.serving.http.questions import read_body, read_json
 from ovml_deploy.serving.http.state import ServiceOf
 from ovml_deploy.serving.http.tagging import unless_gone
@@ -138,10 +138,6 @@ def _readiness(fault: str | None, name: str | None = None) -> Response:
 
 def _split(request: Request, body: bytes) -> tuple[_Request, memoryview]:
     """Return what is asked, and the bytes of tensors behind it. Raises Problem, UsageError."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        text = f"The body is {encoding[:40]!r}. Send it uncompressed: images are so already."
-        raise Problem(415, "encoding", text)
     told = request.headers.get(_HEADER, str(len(body)))
     if not told.isdecimal() or len(told) > 20 or int(told) > len(body):
         raise UsageError(

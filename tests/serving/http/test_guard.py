@@ -1,5 +1,6 @@
 """Who is let in, what is too much, and what becomes of errors."""
 
+import gzip
 import io
 import json
 import logging
@@ -20,6 +21,7 @@ from ovml_deploy.serving.settings import Settings
 
 KEY = "a key of this test"
 JPEG = {"content_type": "image/jpeg"}
+_JPEG = {"content-type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
@@ -293,3 +295,53 @@ def test_every_answer_says_what_it_is(server: Served, images) -> None:
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert len(reply.headers["x-request-id"]) == 32
         assert "server" not in reply.headers
+
+
+# Compressed bodies
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "br", "zstd", "deflate", "identity, GZIP"])
+def test_a_compressed_body_is_refused_by_name(server: Served, images, encoding: str) -> None:
+    reply = server.ask(
+        "POST", "/v1/tag", gzip.compress(images[0]), {"content-encoding": encoding, **_JPEG}
+    )
+    assert (reply.status, reply.kind) == (415, "encoding")
+    assert encoding.split(", ")[-1].lower() in reply.json["error"]["message"]
+    assert "uncompressed" in reply.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "media"),
+    [
+        ("POST", "/v1/tag", "application/json"),
+        ("POST", "/v1/tag", "multipart/form-data; boundary=b"),
+        ("POST", "/v1/encode", "image/jpeg"),
+        ("POST", "/v1/match", "application/json"),
+        ("PUT", "/v1/vocabularies/packed", "application/json"),
+        ("POST", "/v2/models/tagger/infer", "application/octet-stream"),
+    ],
+)
+def test_every_route_refuses_compressed_bodies(
+    server: Served, method: str, path: str, media: str
+) -> None:
+    body = gzip.compress(b'{"labels": ["cat"]}')
+    reply = server.ask(method, path, body, {"content-encoding": "gzip", "content-type": media})
+    assert reply.status == 415
+    assert b"uncompressed" in reply.body
+    names = [entry["name"] for entry in server.get("/v1/vocabularies").json["vocabularies"]]
+    assert "packed" not in names
+
+
+def test_a_compressed_transfer_is_refused(server: Served, images) -> None:
+    with server.line() as line:
+        line.start("POST", "/v1/tag", content_type="image/jpeg", transfer_encoding="gzip, chunked")
+        chunks(line, gzip.compress(images[0]), 1000)
+        reply = line.reply()
+    assert (reply.status, reply.kind) == (415, "encoding")
+
+
+def test_plain_bodies_may_say_that_they_are_plain(server: Served, images) -> None:
+    for encoding in ("identity", "Identity", ""):
+        headers = {"content-encoding": encoding, **_JPEG}
+        assert server.ask("POST", "/v1/tag", images[0], headers).status == 200
+    assert server.ask("GET", "/v1/model", headers={"content-encoding": "gzip"}).status == 200

@@ -234,11 +234,6 @@ def test_bytes_that_belong_to_nothing(server: Served, images) -> None:
     assert "bytes are left" in error(server.ask("POST", PATH, body[:-3], headers))
 
 
-def test_a_compressed_body(server: Served) -> None:
-    reply = server.ask("POST", PATH, b"anything", {"content-encoding": "gzip"})
-    assert (reply.status, "uncompressed" in error(reply)) == (415, True)
-
-
 def test_an_answer_that_would_be_too_large(
     server: Served, images, monkeypatch: pytest.MonkeyPatch
 ) -> None:

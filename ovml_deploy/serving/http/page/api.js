@@ -3,6 +3,8 @@
 
 const KEY = "ovml-api-key";
 const TRIES = 8;
+// Where the page itself lies, which a reverse proxy may have put below a path: this file is page/api.js in it.
+const BASE = new URL("../", import.meta.url);
 
 export class ApiError extends Error {
   constructor(status, message) {
@@ -19,7 +21,7 @@ export function onKeyNeeded(ask) {
   askForKey = ask;
 }
 
-/** Promise what the server answers, as JSON. Throws ApiError, or AbortError where `signal` says so. */
+/** Promise what the server answers at a path relative to the page, as JSON. Throws ApiError, or AbortError where `signal` says so. */
 export async function call(path, { method = "GET", body, type, signal } = {}) {
   for (let tries = 1; ; tries += 1) {
     const key = sessionStorage.getItem(KEY);
@@ -56,7 +58,7 @@ export function pause(milliseconds, signal) {
 
 async function send(path, request) {
   try {
-    return await fetch(path, { ...request, cache: "no-store" });
+    return await fetch(new URL(path, BASE), { ...request, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "The server does not answer. Is it running?");

@@ -85,7 +85,7 @@ export class Camera {
       try {
         const image = await base64(await this.frame());
         const start = performance.now();
-        const [found] = (await ask("/v1/tag", { ...question, images: [image] })).results;
+        const [found] = (await ask("v1/tag", { ...question, images: [image] })).results;
         if (this.stream !== stream) return;
         if (found.error) throw new Error(found.error);
         this.card.showError("");

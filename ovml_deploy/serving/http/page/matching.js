@@ -43,7 +43,7 @@ export class Matching {
       for (let batch; (batch = this.batch(asked)).length; ) {
         const features = batch.map((picture) => picture.features);
         const start = performance.now();
-        const answer = await ask("/v1/match", { ...asked, features }, { signal: mine.signal });
+        const answer = await ask("v1/match", { ...asked, features }, { signal: mine.signal });
         const roundTrip = performance.now() - start;
         batch.forEach((picture, index) => {
           picture.tags = answer.results[index].tags;

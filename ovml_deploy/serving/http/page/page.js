@@ -22,7 +22,7 @@ function showError(id, text) {
 /** Promise the pictures, once the server has said what it is. */
 async function start() {
   onKeyNeeded(askForKey);
-  const model = await call("/v1/model");
+  const model = await call("v1/model");
   element("model").textContent = [model.name, model.head, model.engine].join(" · ");
 
   const { limits } = model;
@@ -94,7 +94,7 @@ async function start() {
   // Asked for once a picture, and only where the engine can tell.
   async function attention(picture) {
     if (!model.attention) return null;
-    picture.attention ??= upload("/v1/attention", picture, limits).then(({ results }) => readGrid(results[0].grid));
+    picture.attention ??= upload("v1/attention", picture, limits).then(({ results }) => readGrid(results[0].grid));
     picture.attention.catch(() => {
       picture.attention = null; // the next click asks again
     });

@@ -63,7 +63,7 @@ export class Pictures {
   async encode(picture) {
     try {
       const start = performance.now();
-      const [found] = (await upload("/v1/encode", picture, this.limits)).results;
+      const [found] = (await upload("v1/encode", picture, this.limits)).results;
       picture.roundTrip = performance.now() - start;
       picture.features = found.features;
       picture.times = found.times;

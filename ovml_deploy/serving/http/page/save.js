@@ -25,7 +25,7 @@ export function saveForm(words) {
         status.textContent = `Embedding: ${number(done)} of ${number(total)} words`;
       });
       const activate = document.getElementById("activate").checked;
-      if (activate) await call(`/v1/vocabularies/${name}/activate`, { method: "POST" });
+      if (activate) await call(`v1/vocabularies/${name}/activate`, { method: "POST" });
       await words.refresh();
       await words.choose(name);
       status.textContent = `Saved as ${name}, version ${entry.version}${activate ? ", and active" : ""}.`;
@@ -40,13 +40,13 @@ export function saveForm(words) {
 }
 
 async function put(name, labels, show) {
-  const path = `/v1/vocabularies/${name}`;
+  const path = `v1/vocabularies/${name}`;
   const body = JSON.stringify({ labels });
   let entry = await call(path, { method: "PUT", body, type: "application/json" });
   while (entry.state === "embedding") {
     show(entry);
     await pause(OFTEN);
-    const { vocabularies } = await call("/v1/vocabularies"); // without all the words
+    const { vocabularies } = await call("v1/vocabularies"); // without all the words
     const found = vocabularies.find((other) => other.name === name);
     if (!found) throw new Error("Somebody deleted it meanwhile.");
     entry = found;

@@ -47,7 +47,7 @@ export class Words {
 
   /** Read the server's vocabularies again. */
   async refresh() {
-    this.entries = (await call("/v1/vocabularies")).vocabularies;
+    this.entries = (await call("v1/vocabularies")).vocabularies;
     this.draw();
   }
 
@@ -57,7 +57,7 @@ export class Words {
     this.draw();
     this.changed();
     if (name === OWN) return;
-    const { texts } = await call(`/v1/vocabularies/${encodeURIComponent(name)}`);
+    const { texts } = await call(`v1/vocabularies/${encodeURIComponent(name)}`);
     if (this.name === name) this.write(texts); // or the user was quicker
     this.draw();
   }
