@@ -5,6 +5,7 @@ with Pillow.
 """
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ RAW_SUFFIXES = frozenset(
 _HEAD = 256
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs")
 _IMAGE_BRANDS = (b"mif1", b"mif2", b"msf1")
+_UNUSED_REFERENCES = (b"cdsc", b"thmb", b"auxl")
 _RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _NEW_SUBFILE_TYPE, _ORIENTATION, _SUB_IFDS, _DNG_VERSION = 254, 274, 330, 50706
@@ -134,13 +136,47 @@ def _open_heif(file: Path | BinaryIO, name: str) -> Image.Image:
             f"{name}: is a HEIC image. To read it, install: pip install 'ovml-deploy[heif]'; or "
             "convert it to JPEG."
         ) from error
+    data = file.read_bytes() if isinstance(file, Path) else file.read()
     try:
-        return HeifImageFile(file)
+        return HeifImageFile(io.BytesIO(_without_references(data)))
     except Exception as error:  # libheif's errors arrive as several types
         reason = " ".join(str(error).split())
         raise ImageError(
             f"{name}: damaged image (HEIC: {reason}). If it is truncated, fetch it again."
         ) from error
+
+
+def _without_references(data: bytes) -> bytes:
+    """Return a HEIF file whose image has no metadata, thumbnails and auxiliary images.
+
+    None of them is needed: the rotation is a property of the image. A damaged one makes pi-heif crash
+    (1.4.0, segmentation fault), so that one upload would end a server.
+    """
+    changed = bytearray(data)
+    for kind, start, end in _boxes(changed, 0, len(changed)):
+        if kind != b"meta":
+            continue
+        for inner, first, last in _boxes(changed, start + 4, end):
+            if inner == b"iref":
+                references = bytes(changed[first:last])
+                for unused in _UNUSED_REFERENCES:
+                    references = references.replace(unused, b"skip")
+                changed[first:last] = references
+    return bytes(changed)
+
+
+def _boxes(data: bytearray, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the type, and the start and end of the content, of boxes (ISO/IEC 14496-12, 4.2)."""
+    while start + 8 <= end:
+        size, head = int.from_bytes(data[start : start + 4], "big"), 8
+        if size == 1:
+            size, head = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        elif size == 0:
+            size = end - start
+        if size < head:
+            return
+        yield bytes(data[start + 4 : start + 8]), start + head, min(start + size, end)
+        start += size
 
 
 def _open_raw(file: Path | BinaryIO, name: str, allowed: bool) -> Image.Image | None:

@@ -1,9 +1,12 @@
 """Files that the commands pass over or cannot read: what they print, and their exit codes."""
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,11 +15,10 @@ from archive_files import make_tar
 from photo_keywords import needs_exiftool, xmp_keywords
 from PIL import Image
 from raw_files import make_dng
-from unprivileged import unprivileged
 
 HEIC = Path(__file__).resolve().parents[1] / "runtime/heic/turned.heic"
 TOOLS = "passed over: 2 left by photo tools or the system (1 ._*, 1 @eaDir)\n"
-OTHERS = "passed over: 2 not named like an image (1 .txt, 1 .mov)\n"
+OTHERS = "passed over: 2 not named like an image (1 .mov, 1 .txt)\n"
 
 
 @pytest.fixture
@@ -52,16 +54,21 @@ def test_tag_says_what_it_passed_over_and_only_on_standard_error(
     assert (excluded.code, excluded.err) == (0, TOOLS + "passed over: 4 by --exclude\n")
 
 
-def test_tag_fails_for_what_cannot_be_read(cli, tiny_bundle, photos, tmp_path) -> None:
+def test_tag_fails_for_what_cannot_be_read(cli, tiny_bundle, photos, monkeypatch) -> None:
     (photos / "gone.jpg").symlink_to("nowhere.jpg")
     (photos / "2019").symlink_to("/nowhere/2019")
-    (photos / "private").mkdir(mode=0)
-    bundle = tmp_path / "bundle"  # the user who is not root may read it
-    shutil.copytree(tiny_bundle, bundle)
-    with unprivileged(tmp_path):
-        line = ("tag", "photos", "--engine", "bundle", "--exclude", "linked", "--format", "json")
-        done = cli(*line)
-    (photos / "private").chmod(0o755)
+    (photos / "private").mkdir()
+    monkeypatch.chdir(photos.parent)
+    scandir = os.scandir
+
+    def refuse(folder: str) -> object:  # root may read all folders
+        if folder == "photos/private":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    line = ("tag", "photos", "--engine", tiny_bundle, "--exclude", "linked", "--format", "json")
+    done = cli(*line)
     assert done.code == 3
     values = {value["image"]: value.get("error") for value in json.loads(done.out)}
     assert values == {
@@ -119,12 +126,12 @@ def test_index_says_the_same(cli, tiny_bundle, photos, tmp_path) -> None:
     done = cli(*line)
     assert done.code == 3
     assert f"{out}: 3 images added, 1 copies of others, 0 there already, 1 failed" in done.out
-    assert [*done.err.splitlines()][:5] == [
+    assert done.err.splitlines()[:4] == [
         f"failed: {photos}/2019: a broken link to '/nowhere/2019'; restore its target, or remove the "
         "link.",
         "passed over: 4 left by photo tools or the system (2 ._*, 1 @eaDir, 1 __MACOSX)",
         "passed over: 1 by --exclude",
-        "passed over: 3 not named like an image (1 .txt, 1 .mov, 1 .json)",
+        "passed over: 3 not named like an image (1 .mov, 1 .txt, 1 .json)",
     ]
     errors = [json.loads(one) for one in (out / "errors.jsonl").read_text().splitlines()]
     assert [error["path"] for error in errors] == [f"{photos}/2019"]
@@ -174,4 +181,7 @@ def test_keywords_say_the_same(cli, tiny_bundle, photos, tmp_path) -> None:
     done = cli("keywords", raw, heic, "--out", out, "--engine", tiny_bundle, "--threshold", 0)
     assert (done.code, done.err) == (0, "")
     for name in ("x.dng", "y.heic"):
-        assert len(xmp_keywords(out / name)) == 5
+        words = subprocess.run(
+            ["exiftool", "-s3", "-XMP-dc:Subject", out / name], capture_output=True
+        )
+        assert len(words.stdout.split(b", ")) == 5

@@ -1,6 +1,7 @@
 """HEIC and camera RAW through optional packages, and what other files are called."""
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -188,3 +189,14 @@ def test_a_stream_that_cannot_be_rewound_is_read() -> None:
     quarters().save(file, "PNG")
     file.seek(0)
     assert corners(open_image(file)) == UPRIGHT
+
+
+def test_a_damaged_item_that_crashes_the_decoder_is_not_given_to_it(tmp_path) -> None:
+    pytest.importorskip("pi_heif", reason="the extra 'heif' (pi-heif) is not installed")
+    path = tmp_path / "crash.heic"
+    path.write_bytes(
+        (HEIC / "turned.heic").read_bytes().replace(b"Exif\0\0\0", b"Exi\xf2\0\0\0", 1)
+    )
+    code = "import sys; from ovml_deploy.runtime.images import open_image; open_image(sys.argv[1])"
+    assert subprocess.run([sys.executable, "-c", code, path]).returncode == 0
+    assert corners(open_image(path)) == CLOCKWISE
