@@ -32,9 +32,10 @@ from export.precision import (
 from ovml_deploy.commandline import command, flag, number, run
 from ovml_deploy.errors import DataError, DeviceError, ExportError, ImageError, UsageError
 from ovml_deploy.files import sha256_file, write_folder_atomically
+from ovml_deploy.output import print_search
 from ovml_deploy.pipelines.agreement import TagsAndMap, compare_scores, map_change, tag_threshold
 from ovml_deploy.pipelines.calibrate import check_size
-from ovml_deploy.pipelines.folders import images_inside
+from ovml_deploy.pipelines.folders import find_inside
 from ovml_deploy.pipelines.labelled_images import Labelled, targets_for
 from ovml_deploy.pipelines.logits import collect_logits
 from ovml_deploy.runtime.bundle import ENCODER, MANIFEST, Bundle, write_manifest
@@ -354,7 +355,9 @@ def main(
         raise ExportError(f"{str(target)!r} exists and is not a bundle. Name another --out.")
     if target.resolve() == opened.path:
         raise UsageError("--out is the bundle itself. Name another folder.")
-    paths = images_inside(Path(images))
+    search = find_inside(Path(images))
+    print_search(search.passed_over.lines(), search.reasons)
+    paths = search.images
     if len(paths) < _FEWEST_IMAGES:
         raise DataError(
             f"{images!r} holds {len(paths)} images; at least {_FEWEST_IMAGES} are needed, better 200."

@@ -77,6 +77,11 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(count(part.strip()) for part in text.strip("()[]").split(",") if part.strip())
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Read names or patterns separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
     """Turn a missing package into the command that installs it."""

@@ -16,6 +16,16 @@ def may_be_written(path: str | os.PathLike[str]) -> bool:
     return not real.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
 
 
+def broken_link(path: str | os.PathLike[str]) -> str | None:
+    """Return what is wrong with a path that is a link without a target, or None for other paths."""
+    link = Path(path)
+    if not link.is_symlink() or link.exists():
+        return None
+    return (
+        f"a broken link to {os.fspath(link.readlink())!r}; restore its target, or remove the link."
+    )
+
+
 @contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success fsync it and rename it into place.

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,49 @@ def note_failures(
 
 def print_failures(failed: Iterable["TagResult"]) -> None:
     """Say on standard error what was wrong with each image that failed."""
+    failures = Failures()
     for result in failed:
-        print(f"failed: {result.error}", file=sys.stderr)
+        failures.print(result.source, str(result.error))
+    failures.close()
+
+
+class Failures:
+    """Prints failures on standard error, a line each.
+
+    Of those that lack one optional package, the first few are printed, and at last how many more.
+    """
+
+    _SHOWN = 3
+
+    def __init__(self) -> None:
+        self._missing: Counter[str] = Counter()
+
+    def print(self, source: str, error: str) -> None:
+        """Print what was wrong with ``source``."""
+        if "pip install 'ovml-deploy[" in error:
+            reason = error.removeprefix(f"{source}: ")
+            self._missing[reason] += 1
+            if self._missing[reason] > self._SHOWN:
+                return
+        print(f"failed: {error}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Print how many more failed for each reason."""
+        for reason, count in self._missing.items():
+            if count > self._SHOWN:
+                print(f"failed: {count - self._SHOWN:,} more: {reason}", file=sys.stderr)
+
+
+def print_search(passed_over: Iterable[str], unreadable: Sequence[str]) -> int:
+    """Print on standard error what a search passed over, a line by kind, and what it could not read.
+
+    Returns how many ``unreadable`` there are.
+    """
+    for line in passed_over:
+        print(f"passed over: {line}", file=sys.stderr)
+    for reason in unreadable:
+        print(f"failed: {reason}", file=sys.stderr)
+    return len(unreadable)
 
 
 def print_bottleneck(stages: "Stages") -> None:

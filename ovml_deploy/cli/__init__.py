@@ -1,6 +1,7 @@
 """The ``ovml-deploy`` command: parses, calls, prints."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from ovml_deploy.cli.train import Train
 from ovml_deploy.cli.verify import verify_command
 from ovml_deploy.cli.video import tag_video_command
 from ovml_deploy.cli.vocab import Vocab
-from ovml_deploy.commandline import SOME_FAILED, command, count, number, run
+from ovml_deploy.commandline import SOME_FAILED, command, count, names, number, run
 from ovml_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Commands:
         self.vocab = Vocab()
         self.train = Train()
 
-    @command(top_k=count, threshold=number, batch_size=count)
+    @command(top_k=count, threshold=number, batch_size=count, exclude=names)
     def tag(
         self,
         *photos: str,
@@ -49,6 +50,7 @@ class Commands:
         format: str = "table",
         out: str | None = None,
         batch_size: int = 8,
+        exclude: tuple[str, ...] = (),
     ) -> int:
         """Tag image files, folders and patterns.
 
@@ -65,8 +67,11 @@ class Commands:
             format: table, json or csv
             out: write a file instead, by its ending .parquet, .csv, .jsonl, or .json (COCO)
             batch_size: images encoded at once
+            exclude: names or paths to pass over in folders and patterns, separated by commas, such as
+                '*.cr3,2019/raw'; case is ignored
         """
         from ovml_deploy.pipelines.folders import find_images
+        from ovml_deploy.runtime.results import TagResult
         from ovml_deploy.runtime.stages import Stages
         from ovml_deploy.runtime.tagger import Tagger
 
@@ -79,13 +84,20 @@ class Commands:
             check_out(out)
         if vocab is not None and labels is not None:
             raise UsageError("Give --vocab or --labels, not both.")
-        images = find_images(photos)
+        found = find_images(photos, exclude)
+        output.print_search(found.passed_over.lines(), ())
         words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
         tagger = Tagger.load(engine, device, words, output.show_encoding, precision)
         output.show_engine(tagger.engine)
         stages = Stages()
-        results = tagger.tag_many(images, top_k, threshold, batch_size=batch_size, stages=stages)
-        shown = output.with_progress(results, len(images), "tagging")
+        results = tagger.tag_many(
+            found.images, top_k, threshold, batch_size=batch_size, stages=stages
+        )
+        lost = (
+            TagResult(each.path, (), tagger.vocabulary.id, each.reason) for each in found.unreadable
+        )
+        total = len(found.images) + len(found.unreadable)
+        shown = output.with_progress(chain(results, lost), total, "tagging")
         if out is not None:
             failures: list[TagResult] = []
             written = write_results(output.note_failures(shown, failures), tagger.vocabulary, out)
@@ -94,7 +106,7 @@ class Commands:
             failed = len(failures)
         else:
             failed = output.print_results(shown, format)
-        if len(images) >= _MANY:
+        if len(found.images) >= _MANY:
             output.print_bottleneck(stages)
         return SOME_FAILED if failed else 0
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ovml_deploy import assets, output
-from ovml_deploy.commandline import SOME_FAILED, command, count, needs_extra, number
+from ovml_deploy.commandline import SOME_FAILED, command, count, names, needs_extra, number
 from ovml_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +15,14 @@ _SHOWN_EVERY = 64
 _HERE, _RAY = "here", "ray"
 
 
-@command(batch_size=count, shard_rows=count, workers=count, worker_cpus=number, worker_gpus=number)
+@command(
+    batch_size=count,
+    shard_rows=count,
+    exclude=names,
+    workers=count,
+    worker_cpus=number,
+    worker_gpus=number,
+)
 def index_command(
     *sources: str,
     out: str,
@@ -25,6 +32,7 @@ def index_command(
     batch_size: int = 8,
     shard_rows: int = 4096,
     image_column: str = "image",
+    exclude: tuple[str, ...] = (),
     on: str = _HERE,
     workers: int = 2,
     ray_address: str | None = None,
@@ -42,6 +50,8 @@ def index_command(
         batch_size: images encoded at once
         shard_rows: images in a file of the archive; as many at most are encoded anew after a kill
         image_column: the column of a Parquet file that holds the images
+        exclude: names or paths to pass over in folders, patterns and tars, separated by commas; case is
+            ignored
         on: here, or ray: on the workers of a Ray cluster, with the same result
         workers: with --on ray, processes with an engine each
         ray_address: the cluster's; default: that in RAY_ADDRESS, else a Ray of this machine alone
@@ -50,13 +60,15 @@ def index_command(
     """
     with needs_extra("archives"):
         from ovml_deploy.pipelines.archives import index
+    failures = output.Failures()
     options: dict[str, Any] = {
         "precision": precision,
         "batch_size": batch_size,
         "shard_rows": shard_rows,
         "image_column": image_column,
+        "exclude": exclude,
         "progress": _show_index,
-        "on_failure": lambda _, reason: print(f"failed: {reason}", file=sys.stderr),
+        "on_failure": failures.print,
     }
     cluster = _cluster(on, workers, ray_address, worker_cpus, worker_gpus)
     if cluster is None:
@@ -70,6 +82,8 @@ def index_command(
 
         options |= {"device": device, "on_device": _show_workers(cluster)}
         report = distributed.index(cluster, engine, sources, out, **options)
+    failures.close()
+    output.print_search(report.passed_over.lines(), ())
     print(
         f"{out}: {report.added:,} images added, {report.copies:,} copies of others, "
         f"{report.skipped:,} there already, {report.failed:,} failed"

@@ -1,13 +1,11 @@
 """``ovml-deploy keywords``."""
 
-import sys
-
 from ovml_deploy import assets, output
-from ovml_deploy.commandline import SOME_FAILED, command, count, flag, number
+from ovml_deploy.commandline import SOME_FAILED, command, count, flag, names, number
 from ovml_deploy.errors import UsageError
 
 
-@command(top_k=count, threshold=number, batch_size=count, overwrite=flag)
+@command(top_k=count, threshold=number, batch_size=count, overwrite=flag, exclude=names)
 def keywords_command(
     *photos: str,
     out: str,
@@ -21,6 +19,7 @@ def keywords_command(
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 8,
+    exclude: tuple[str, ...] = (),
 ) -> int:
     """Copy photos with their tags as keywords (XMP and IPTC), as photographers' programs read them.
 
@@ -37,6 +36,7 @@ def keywords_command(
         device: auto, cpu, openvino, cuda, tensorrt, or a .plan file; only auto chooses by itself
         precision: auto (the fastest the device has), or fp32, bf16, fp16, int8
         batch_size: images encoded at once
+        exclude: names or paths to pass over in folders and patterns, separated by commas; case is ignored
     """
     from ovml_deploy.pipelines.keywords import plan_copies, write_keywords
     from ovml_deploy.pipelines.keywords.exiftool import find_exiftool
@@ -45,20 +45,26 @@ def keywords_command(
     if vocab is not None and labels is not None:
         raise UsageError("Give --vocab or --labels, not both.")
     find_exiftool()  # before the model is loaded, what is wrong with the command line
-    total = len(plan_copies(photos, out))
+    plan = plan_copies(photos, out, exclude)
+    total = len(plan.places) + len(plan.unreadable)
+    output.print_search(plan.passed_over.lines(), ())
     words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
     tagger = Tagger.load(engine, device, words, output.show_encoding, precision)
     output.show_engine(tagger.engine)
-    copies = write_keywords(tagger, photos, out, top_k, threshold, prefix, overwrite, batch_size)
+    copies = write_keywords(
+        tagger, photos, out, top_k, threshold, prefix, overwrite, batch_size, exclude
+    )
+    failures = output.Failures()
     written = there = failed = 0
     for copy in output.with_progress(copies, total, "copying"):
         if copy.error is not None:
             failed += 1
-            print(f"failed: {copy.error}", file=sys.stderr)
+            failures.print(copy.source, copy.error)
         elif copy.there:
             there += 1
         else:
             written += 1
+    failures.close()
     kept = f", {there:,} there already (--overwrite makes them anew)" if there else ""
     print(f"{out}: {written:,} copies{kept}, {failed:,} failed")
     return SOME_FAILED if failed else 0

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovml_deploy import assets, output
-from ovml_deploy.commandline import SOME_FAILED, command, flag, number
+from ovml_deploy.commandline import SOME_FAILED, command, flag, names, number
 from ovml_deploy.errors import BundleError, DeviceError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from ovml_deploy.pipelines.fidelity import Comparison, Report
+    from ovml_deploy.pipelines.folders import Found
     from ovml_deploy.pipelines.labelled_images import Labelled
     from ovml_deploy.runtime.bundle import Bundle
     from ovml_deploy.runtime.speed import Speed
@@ -39,7 +40,7 @@ class _Findings:
         return wrong or bool(self.broken) or not self.reports
 
 
-@command(threshold=number, speed=flag, json=flag)
+@command(threshold=number, speed=flag, json=flag, exclude=names)
 def verify_command(
     engine: str = str(assets.MINI),
     *,
@@ -52,6 +53,7 @@ def verify_command(
     reference: str | None = None,
     speed: bool = False,
     json: bool = False,
+    exclude: tuple[str, ...] = (),
 ) -> int:
     """Compare what runs a bundle here with PyTorch, stage by stage, and with images their tags too.
 
@@ -69,6 +71,7 @@ def verify_command(
         reference: the float32 bundle to compare tags with, for a bundle that is none itself
         speed: time all that auto would try and that passed, loaded at once, in turns
         json: print JSON instead of a table
+        exclude: with --data, names or paths to pass over in a folder, separated by commas
     """
     from ovml_deploy.pipelines.fidelity import Comparison, open_reference
     from ovml_deploy.runtime.bundle import Bundle
@@ -77,7 +80,8 @@ def verify_command(
 
     if data is None:
         for name, value in (
-            ("images", images), ("vocab", vocab), ("threshold", threshold), ("reference", reference)
+            ("images", images), ("vocab", vocab), ("threshold", threshold), ("reference", reference),
+            ("exclude", exclude or None),
         ):  # fmt: skip
             if value is not None:
                 raise UsageError(f"--{name} is for images: name some with --data.")
@@ -88,9 +92,10 @@ def verify_command(
     bundle = Bundle.open(engine)
     for name in bundle.manifest["files"]:
         bundle.file(name)  # a changed one is found before all else
-    comparison = None
+    comparison, lost = None, 0
     if data is not None:
-        paths, labelled = _read_images(data, images)
+        paths, labelled, search = _read_images(data, images, exclude)
+        lost = output.print_search(search.passed_over.lines(), search.reasons)
         comparison = Comparison(
             open_reference(bundle, reference),
             paths,
@@ -113,20 +118,25 @@ def verify_command(
         print(f"not written into the bundle: {reason}" if reason else f"written: {written}")
     if found.failed():
         return 1
-    return SOME_FAILED if comparison is not None and comparison.failed else 0
+    return SOME_FAILED if lost or (comparison is not None and comparison.failed) else 0
 
 
-def _read_images(data: str, images: str | None) -> "tuple[Sequence[str], Labelled | None]":
-    """The images of labelled data, or of a folder without subfolders."""
+def _read_images(
+    data: str, images: str | None, exclude: Sequence[str]
+) -> "tuple[Sequence[str], Labelled | None, Found]":
+    """The images of labelled data, or of a folder without subfolders; and what the search skipped."""
     from ovml_deploy.pipelines.folders import find_images
-    from ovml_deploy.training.data.labelled import read_labelled
+    from ovml_deploy.pipelines.labelled_images import has_subfolders
+    from ovml_deploy.training.data.labelled import read_labelled, search_of
 
     folder = Path(data)
-    if folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
+    if folder.is_dir() and not has_subfolders(folder, exclude):
         if images is not None:
             raise UsageError(f"{data!r} is a folder of images; leave --images {images!r} away.")
-        return find_images([data]), None
-    return read_labelled(data, images)
+        found = find_images([data], exclude)
+        return found.images, None, found
+    paths, labelled = read_labelled(data, images, exclude)
+    return paths, labelled, search_of(labelled)
 
 
 def _verify(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovml_deploy import assets, output
-from ovml_deploy.commandline import SOME_FAILED, command, number
+from ovml_deploy.commandline import SOME_FAILED, command, names, number
 from ovml_deploy.errors import UsageError, VocabularyError
 from ovml_deploy.files import may_be_written
 
@@ -87,7 +87,7 @@ class Vocab:
         shown, _ = _open(vocabulary, engine)
         print("\n".join(shown.labels))
 
-    @command(precision=number)
+    @command(precision=number, exclude=names)
     def calibrate(
         self,
         vocabulary: str,
@@ -97,6 +97,7 @@ class Vocab:
         precision: float | None = None,
         out: str | None = None,
         device: str = "auto",
+        exclude: tuple[str, ...] = (),
     ) -> int:
         """Make a vocabulary's scores probabilities, learned from images whose labels are known.
 
@@ -112,6 +113,7 @@ class Vocab:
             precision: the share of tags that must be right; default: each more likely than not
             out: the .safetensors file to write; default: the vocabulary itself
             device: auto, cpu, openvino, cuda, tensorrt, or a .plan file
+            exclude: names or paths to pass over in a folder, separated by commas; case is ignored
         """
         import numpy as np
 
@@ -119,7 +121,7 @@ class Vocab:
         from ovml_deploy.pipelines.labelled_images import targets_for
         from ovml_deploy.pipelines.logits import collect_logits
         from ovml_deploy.runtime.tagger import Tagger
-        from ovml_deploy.training.data.labelled import read_labelled
+        from ovml_deploy.training.data.labelled import read_labelled, search_of
 
         work.check_precision(precision)
         _check_out(out)
@@ -127,7 +129,9 @@ class Vocab:
         words = replace(words, calibration=None)  # an older one may be of another model
         target = Path(out) if out else own_file
         _check_target(target)
-        paths, labelled = read_labelled(data, images)
+        paths, labelled = read_labelled(data, images, exclude)
+        search = search_of(labelled)
+        lost = output.print_search(search.passed_over.lines(), search.reasons)
         work.check_size(len(paths), len(words))
         targets, strange = targets_for(labelled, words.labels)
         tagger = Tagger.load(engine, device, words)
@@ -145,7 +149,7 @@ class Vocab:
         calibrated.save(target)
         _print_report(calibrated, report, len(failed), len(strange))
         print(f"{target}: {len(calibrated):,} labels, calibrated, id {calibrated.id}")
-        return SOME_FAILED if failed else 0
+        return SOME_FAILED if failed or lost else 0
 
 
 def _check_out(out: str | None) -> None:

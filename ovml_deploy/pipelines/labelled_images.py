@@ -2,14 +2,15 @@
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ovml_deploy.errors import DataError
-from ovml_deploy.pipelines.folders import images_inside
+from ovml_deploy.pipelines.folders import SUFFIXES, Found, find_inside
+from ovml_deploy.pipelines.passed_over import Kind, PassedOver, Rules, suffix_of
 
 _UNKNOWN = -1
 
@@ -30,11 +31,13 @@ class LabelledFolder:
     """A folder with a subfolder of images for each label, as :func:`read_labelled_folder` finds it.
 
     An image has the label of its subfolder and none of the others. ``owners`` names it by position.
+    ``search``: what was passed over and what could not be read.
     """
 
     paths: tuple[str, ...]
     labels: tuple[str, ...]
     owners: tuple[int, ...]
+    search: Found = field(default_factory=Found, compare=False)
 
     def targets(self, labels: Sequence[str]) -> np.ndarray:
         """Return targets int8 ``[N, K]`` for ``labels`` (K of them)."""
@@ -43,10 +46,11 @@ class LabelledFolder:
         return (np.array(self.owners)[:, None] == columns[None, :]).astype(np.int8)
 
 
-def read_labelled_folder(folder: str | Path) -> LabelledFolder:
+def read_labelled_folder(folder: str | Path, exclude: Sequence[str] = ()) -> LabelledFolder:
     """Find the images below each subfolder, whose name is their label. Raises DataError.
 
-    A subfolder without images is no label, and hidden ones are left out.
+    A subfolder without images is no label. ``exclude``: patterns of names that are passed over, see
+    :class:`Rules`, as are hidden subfolders and those of photo tools.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -54,18 +58,40 @@ def read_labelled_folder(folder: str | Path) -> LabelledFolder:
     paths: list[str] = []
     labels: list[str] = []
     owners: list[int] = []
-    for inside in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        images = images_inside(inside)
-        if images:
-            owners += [len(labels)] * len(images)
+    search = Found()
+    for inside in _subfolders(root, Rules(exclude), search.passed_over):
+        found = find_inside(inside, exclude)
+        search.unreadable += found.unreadable
+        search.passed_over.update(found.passed_over)
+        if found.images:
+            owners += [len(labels)] * len(found.images)
             labels.append(inside.name)
-            paths += images
+            paths += found.images
     if not paths:
         raise DataError(
             f"The folder {str(folder)!r} holds no subfolders with images. Make one subfolder a "
             "label, named by it, or give a CSV or COCO file."
         )
-    return LabelledFolder(tuple(paths), tuple(labels), tuple(owners))
+    return LabelledFolder(tuple(paths), tuple(labels), tuple(owners), search)
+
+
+def has_subfolders(folder: Path, exclude: Sequence[str] = ()) -> bool:
+    """Whether a folder has subfolders that may be labels."""
+    return bool(_subfolders(folder, Rules(exclude), PassedOver()))
+
+
+def _subfolders(folder: Path, rules: Rules, passed_over: PassedOver) -> list[Path]:
+    subfolders = []
+    for path in sorted(folder.iterdir()):
+        if (reason := rules.reason(path.name, path.name)) is not None:
+            passed_over.add(*reason)
+        elif path.is_dir():
+            subfolders.append(path)
+        elif suffix_of(path.name) in SUFFIXES:
+            passed_over.add(Kind.BESIDE)
+        else:
+            passed_over.add_file(path.name)
+    return subfolders
 
 
 def targets_for(data: Labelled, labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:

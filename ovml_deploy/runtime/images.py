@@ -2,6 +2,7 @@
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovml_deploy.errors import ImageError
+from ovml_deploy.files import broken_link
+from ovml_deploy.runtime.image_formats import head_of, looks_like, open_image_file
 
 #: What ``Tagger.tag`` takes: a path, encoded bytes, a file, a PIL image, or an RGB array
 #: (uint8 ``[H, W, 3]``).
@@ -26,7 +29,8 @@ def open_image(
 ) -> Image.Image:
     """Return an image as upright RGB: EXIF rotation applied, 16 bits scaled to 8, alpha dropped.
 
-    Of an animation, the first frame. ``formats``: those of Pillow's that are tried, None for all.
+    Of an animation, the first frame; of HEIC, the primary image; of camera RAW, the embedded preview.
+    ``formats``: those of Pillow's that are tried, None for all, see :func:`open_image_file`.
     Raises ImageError naming the source and the remedy, for too many pixels before they are decoded.
     """
     if isinstance(source, np.ndarray):
@@ -36,14 +40,16 @@ def open_image(
         if isinstance(source, Image.Image):
             _check_image(source, name, max_pixels)
             return _to_rgb(ImageOps.exif_transpose(source), name)  # a copy, turned or not
-        with Image.open(_readable(source, name), formats=formats) as image:
+        with open_image_file(_readable(source, name), name, formats) as image:
             _check_image(image, name, max_pixels)
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image, name)
     except ImageError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: there is no such file.") from error
+        raise ImageError(f"{name}: {broken_link(name) or 'there is no such file.'}") from error
+    except PermissionError as error:
+        raise ImageError(f"{name}: permission denied; make the file readable.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {_too_large(str(error), max_pixels)}") from error
     except UnidentifiedImageError as error:
@@ -53,7 +59,10 @@ def open_image(
             f"{name}: cannot be read ({error}). If it is truncated, fetch it again."
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
-        raise ImageError(f"{name}: damaged image ({type(error).__name__}: {error}).") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ImageError(
+            f"{name}: damaged image ({reason}). If it is truncated, fetch it again."
+        ) from error
 
 
 def describe(source: ImageSource) -> str:
@@ -142,17 +151,12 @@ def _from_array(array: np.ndarray, most: int) -> Image.Image:
 
 
 def _looks_like(source: ImageSource) -> str:
-    """Name the usual impostor: a web page saved under an image's name."""
     if isinstance(source, bytes):
-        start = source[:256]
-    elif isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
-            start = file.read(256)
-    else:
+        return looks_like(source[:256])
+    if isinstance(source, (str, os.PathLike)):
+        return looks_like(head_of(Path(source)))
+    if isinstance(source, (Image.Image, np.ndarray)):
         return ""
-    text = start.lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return " (it is an HTML page; the download probably failed)"
-    if text.startswith((b"<svg", b"<?xml")):
-        return " (it is SVG or XML; render it to PNG first)"
-    return ""
+    with suppress(OSError, ValueError):
+        source.seek(0)
+    return looks_like(head_of(source))

@@ -41,16 +41,17 @@ def here(tmp_path: Path, monkeypatch) -> Path:
     ],
 )
 def test_what_names_mean(here: Path, names: list[str], found: list[str]) -> None:
-    assert find_images(names)[: len(found)] == found
-    assert len(set(find_images(names))) == len(find_images(names))
+    images = find_images(names).images
+    assert images[: len(found)] == found
+    assert len(set(images)) == len(images)
 
 
 def test_a_folder_gives_its_images_only(here: Path) -> None:
-    assert len(find_images(["in"])) == 4
+    assert len(find_images(["in"]).images) == 4
 
 
 def test_an_absolute_pattern(here: Path) -> None:
-    assert find_images([f"{here}/in/b*"]) == [str(here / "in/b.jpg")]
+    assert find_images([f"{here}/in/b*"]).images == [str(here / "in/b.jpg")]
 
 
 @pytest.mark.parametrize(

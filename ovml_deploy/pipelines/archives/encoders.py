@@ -1,5 +1,6 @@
 """Where images are decoded and encoded: here, or (``pipelines.cluster``) on other machines."""
 
+import io
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -96,6 +97,14 @@ class LocalEncoder:
         return measure_loss(self._tagger, exact, manifest)
 
 
+class _NamedBytes(io.BytesIO):
+    """An image's bytes with its name: for messages, and for RAW formats known by their suffix."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
 def load_items(
     items: Iterator[Item], bundle: Bundle, ahead: int, find: Find, took: Took | None = None
 ) -> Generator[tuple[str, Loaded | ImageError], None, None]:
@@ -108,11 +117,7 @@ def load_items(
         content = read(item)
         if find(content.digest) is not None:
             return Loaded(content.digest, None)
-        try:
-            image = open_image(content.data)
-        except ImageError as error:
-            nameless = f"<{len(content.data)} bytes>"
-            raise ImageError(str(error).replace(nameless, item.name, 1)) from error
+        image = open_image(_NamedBytes(content.data, item.name))
         return Loaded(content.digest, bundle.preprocessing(image))
 
     return read_ahead(items, attrgetter("name"), load, ahead, took)

@@ -1,6 +1,6 @@
 """Encodes images once, into an archive."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ovml_deploy.errors import UsageError
@@ -26,13 +26,15 @@ def index(
     batch_size: int = 8,
     shard_rows: int = 4096,
     image_column: str = "image",
+    exclude: Sequence[str] = (),
     progress: IndexProgress | None = None,
     on_failure: OnFailure | None = None,
 ) -> IndexReport:
     """Encode images into the archive ``out``, or those that it lacks.
 
     ``sources``: image files, folders, patterns, WebDataset tars, Parquet files with encoded images
-    in ``image_column``. ``precision``: of the stored features, "fp16" or "int8". A part is written
+    in ``image_column``. ``exclude``: patterns of names that are passed over, see :class:`Rules`.
+    ``precision``: of the stored features, "fp16" or "int8". A part is written
     every ``shard_rows`` images; after a kill, the next run goes on behind the last one, with the same
     result as if nothing had happened. Bad images are passed to ``on_failure`` (name, reason), and
     tried again by the next run.
@@ -54,6 +56,7 @@ def index(
         batch_size=batch_size,
         shard_rows=shard_rows,
         image_column=image_column,
+        exclude=exclude,
         in_place=False,
         progress=progress,
         on_failure=on_failure,
@@ -80,6 +83,7 @@ def fill(
     batch_size: int,
     shard_rows: int,
     image_column: str,
+    exclude: Sequence[str],
     in_place: bool,
     progress: IndexProgress | None,
     on_failure: OnFailure | None,
@@ -91,7 +95,8 @@ def fill(
     manifest = Manifest.of(encoder.bundle, precision)
     with filling(Path(out), manifest, encoder.description) as archive:
         run = Batching(encoder, archive, batch_size, shard_rows, on_failure)
-        items = find_items(sources, run.wanted, image_column, in_place)
+        passed_over = run.report.passed_over
+        items = find_items(sources, run.wanted, image_column, in_place, exclude, passed_over)
         run.read(items, progress)
     run.report.loss = archive.manifest.loss
     return run.report

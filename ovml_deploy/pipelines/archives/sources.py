@@ -1,23 +1,23 @@
 """Where an archive's images come from: files, WebDataset's tar shards, Parquet files."""
 
-import glob
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from io import BufferedReader
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from ovml_deploy.errors import ImageError, UsageError
-from ovml_deploy.pipelines.archives.arrow import DAMAGED, pa, pq
-from ovml_deploy.pipelines.folders import SUFFIXES, find_images
+from ovml_deploy.pipelines.archives.arrow import DAMAGED
+from ovml_deploy.pipelines.archives.parquet_images import check_column, images_in
+from ovml_deploy.pipelines.folders import SUFFIXES, Found, find_files, find_images
+from ovml_deploy.pipelines.passed_over import Kind, PassedOver, Rules, suffix_of
 from ovml_deploy.runtime.images import MAX_BYTES, open_image
 
 _TARS = (".tar", ".tar.gz", ".tgz")
 _PARQUET = ".parquet"
-_ROWS_AT_ONCE = 16
 
 #: Whether an image of this name is still to be read.
 Wanted = Callable[[str], bool]
@@ -53,34 +53,46 @@ def check_sources(names: Iterable[str], image_column: str) -> None:
     names = list(names)
     if not names:
         raise UsageError("No images are named. Give files, folders, patterns, .tar or .parquet.")
-    for name in _expanded(names):
-        if name.endswith(_PARQUET) and Path(name).is_file():
-            _check_column(name, image_column)
+    archives = (name for name in names if name.endswith((*_TARS, _PARQUET)))
+    for source in _expanded(archives, ()):
+        for name in source.images:
+            if name.endswith(_PARQUET) and Path(name).is_file():
+                check_column(name, image_column)
 
 
 def find_items(
-    names: Iterable[str], wanted: Wanted, image_column: str, in_place: bool = False
+    names: Iterable[str],
+    wanted: Wanted,
+    image_column: str,
+    in_place: bool = False,
+    exclude: Sequence[str] = (),
+    passed_over: PassedOver | None = None,
 ) -> Iterator[Item]:
     """Yield the images of all sources, in order, that are ``wanted``.
 
     ``in_place``: of a tar that is not compressed, say where an image is instead of reading it.
 
-    An image in a tar is named ``shard.tar::member.jpg``, one in a Parquet ``file.parquet::row``. A
-    tar or Parquet that is damaged gives one item that says so, after the images before the damage.
+    An image in a tar is named ``shard.tar::member.jpg``, one in a Parquet ``file.parquet::row``
+    (``::row.0`` where rows hold lists). A
+    tar or Parquet that is damaged gives one item that says so, after the images before the damage; a
+    folder that cannot be read gives one, too. ``exclude``: patterns as for :class:`Rules`, also for
+    members of tars. ``passed_over``: gets the counts of what is passed over.
     """
-    for name in _expanded(names):
-        if name.endswith((*_TARS, _PARQUET)):
-            wanted(
-                stored_name(name)
-            )  # itself no image, but read, as one that is damaged may be again
-        if name.endswith(_TARS):
-            yield from _guarded(name, _tar_items(name, wanted, in_place))
-        elif name.endswith(_PARQUET):
-            yield from _guarded(name, _parquet_items(name, wanted, image_column))
-        else:
-            for path in map(Path, find_images([name])):
-                if wanted(stored_name(str(path))):
-                    yield Item(stored_name(str(path)), path)
+    passed_over = PassedOver() if passed_over is None else passed_over
+    sources = _Sources(wanted, in_place, Rules(exclude), passed_over)
+    for found in _expanded(names, exclude):
+        passed_over.update(found.passed_over)
+        yield from sources.unreadable(found)
+        for name in found.images:
+            if name.endswith((*_TARS, _PARQUET)):
+                # itself no image, but read: its failure of an earlier run is settled
+                wanted(stored_name(name))
+            if name.endswith(_TARS):
+                yield from _guarded(name, sources.tar(name))
+            elif name.endswith(_PARQUET):
+                yield from _guarded(name, _parquet_items(name, wanted, image_column))
+            elif wanted(stored_name(name)):
+                yield Item(stored_name(name), Path(name))
 
 
 def read(item: Item) -> Content:
@@ -122,16 +134,18 @@ def _read_stretch(where: Stretch, name: str) -> bytes:
     return data
 
 
-def _expanded(names: Iterable[str]) -> Iterator[str]:
-    """Patterns of tars and Parquet files become those; the rest is find_images' business."""
+def _expanded(names: Iterable[str], exclude: Sequence[str]) -> Iterator[Found]:
+    """The files of each source: a tar or Parquet, those a pattern matches, or images."""
     for name in names:
-        if not name.endswith((*_TARS, _PARQUET)) or Path(name).exists() or not glob.has_magic(name):
-            yield name
-            continue
-        matches = sorted(glob.glob(name, recursive=True))
-        if not matches:
-            raise UsageError(f"No file matches the pattern {name!r}.")
-        yield from matches
+        if not name.endswith((*_TARS, _PARQUET)):
+            yield find_images([name], exclude)
+        elif Path(name).exists() or not has_magic(name):
+            yield Found([name])
+        else:
+            found = find_files(name, exclude)
+            if not found.images and not found.unreadable:
+                raise UsageError(f"No file matches the pattern {name!r}.")
+            yield found
 
 
 def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
@@ -147,21 +161,55 @@ def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
         yield Item(stored_name(name), ImageError(why))
 
 
-def _tar_items(path: str, wanted: Wanted, in_place: bool) -> Iterator[Item]:
-    seen: dict[str, int] = {}
-    with tarfile.open(path) as tar:
-        plain = in_place and isinstance(tar.fileobj, BufferedReader)
-        whole = Path(path).stat().st_size if plain else 0
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
-            if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
-                continue
-            name = stored_name(f"{path}::{member.name}")
-            seen[name] = seen.get(name, 0) + 1
-            if seen[name] > 1:  # a tar may hold a name twice
-                name = f"{name}#{seen[name]}"
-            if wanted(name):
-                yield Item(name, _member(tar, member, name, Path(path), whole))
+class _Sources:
+    """Reads folders and tars by one set of rules."""
+
+    def __init__(
+        self, wanted: Wanted, in_place: bool, rules: Rules, passed_over: PassedOver
+    ) -> None:
+        self._wanted, self._in_place = wanted, in_place
+        self._rules, self._passed_over = rules, passed_over
+        self._folders: set[str] = set()
+
+    def unreadable(self, found: Found) -> Iterator[Item]:
+        """Yield a failure for each folder that cannot be read; settle those that now can be."""
+        for folder in [*found.folders, *(each.path for each in found.unreadable)]:
+            if folder not in self._folders:
+                self._folders.add(folder)
+                self._wanted(stored_name(folder))
+        for each in found.unreadable:
+            yield Item(stored_name(each.path), ImageError(stored_name(each.reason)))
+
+    def tar(self, path: str) -> Iterator[Item]:
+        """Yield the images of a tar."""
+        seen: dict[str, int] = {}
+        with tarfile.open(path) as tar:
+            plain = self._in_place and isinstance(tar.fileobj, BufferedReader)
+            whole = Path(path).stat().st_size if plain else 0
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
+                if not self._is_image(member):
+                    continue
+                name = stored_name(f"{path}::{member.name}")
+                seen[name] = seen.get(name, 0) + 1
+                if seen[name] > 1:  # a tar may hold a name twice
+                    name = f"{name}#{seen[name]}"
+                if self._wanted(name):
+                    yield Item(name, _member(tar, member, name, Path(path), whole))
+
+    def _is_image(self, member: tarfile.TarInfo) -> bool:
+        """Whether a member is an image by its name; count it if it is passed over."""
+        if member.isdir():
+            return False
+        if (reason := self._rules.reason_in_path(member.name)) is not None:
+            self._passed_over.add(*reason)
+        elif suffix_of(member.name) not in SUFFIXES:
+            self._passed_over.add_file(member.name)
+        elif not member.isfile():
+            self._passed_over.add(Kind.ARCHIVE_LINKS)
+        else:
+            return True
+        return False
 
 
 def _member(
@@ -184,43 +232,7 @@ def _member(
 
 
 def _parquet_items(path: str, wanted: Wanted, column: str) -> Iterator[Item]:
-    row = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[column], use_threads=False):
-            values = batch.column(0)
-            if pa.types.is_struct(values.type):
-                values = pa.compute.struct_field(values, "bytes")
-            for value in values:
-                name = stored_name(f"{path}::{row}")
-                row += 1
-                if wanted(name):
-                    yield Item(name, _row_bytes(value, name))
-
-
-def _row_bytes(value: Any, name: str) -> bytes | ImageError:
-    if not value.is_valid:
-        return ImageError(f"{name}: there are no bytes in this row.")
-    if (size := len(value.as_buffer())) > MAX_BYTES:
-        return ImageError(f"{name}: {size:,} bytes; at most {MAX_BYTES:,} are read.")
-    return value.as_py() or ImageError(f"{name}: is empty (0 bytes).")
-
-
-def _check_column(path: str, column: str) -> None:
-    """A wrong name would fail every row of every file."""
-    try:
-        schema = pq.read_schema(path)
-    except DAMAGED:
-        return  # one damaged source, reported with the others
-    if column not in schema.names:
-        raise UsageError(
-            f"{path} has no column {column!r}; it has: {', '.join(schema.names)}. Name the one with "
-            "the images: --image-column NAME."
-        )
-    kind = schema.field(column).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UsageError(
-            f"The column {column!r} of {path} holds {kind}; images are encoded bytes, or a struct "
-            "with a field 'bytes'."
-        )
+    for place, content in images_in(path, column):
+        name = stored_name(f"{path}::{place}")
+        if wanted(name):
+            yield Item(name, content)

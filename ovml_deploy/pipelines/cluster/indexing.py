@@ -6,7 +6,7 @@ from one batch to another. So batches are planned here, between decoding and enc
 the images; a pipeline of Ray Data has no such place.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def index(
     batch_size: int = 8,
     shard_rows: int = 4096,
     image_column: str = "image",
+    exclude: Sequence[str] = (),
     progress: IndexProgress | None = None,
     on_failure: OnFailure | None = None,
     on_device: Callable[[str], None] | None = None,
@@ -62,6 +63,7 @@ def index(
             batch_size=batch_size,
             shard_rows=shard_rows,
             image_column=image_column,
+            exclude=exclude,
             in_place=True,
             progress=progress,
             on_failure=on_failure,

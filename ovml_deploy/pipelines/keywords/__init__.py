@@ -2,6 +2,6 @@
 
 from ovml_deploy.pipelines.keywords.copies import Copied, write_keywords
 from ovml_deploy.pipelines.keywords.exiftool import KeywordError
-from ovml_deploy.pipelines.keywords.places import Place, plan_copies
+from ovml_deploy.pipelines.keywords.places import Place, Plan, plan_copies
 
-__all__ = ["Copied", "KeywordError", "Place", "plan_copies", "write_keywords"]
+__all__ = ["Copied", "KeywordError", "Place", "Plan", "plan_copies", "write_keywords"]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from ovml_deploy.errors import LabelError, UsageError
@@ -15,6 +16,7 @@ from ovml_deploy.pipelines.folders import SUFFIXES
 from ovml_deploy.pipelines.keywords.exiftool import CONVERT, ExifTool, KeywordError, find_exiftool
 from ovml_deploy.pipelines.keywords.metadata import adding, read, recoding
 from ovml_deploy.pipelines.keywords.places import Place, leads_out, plan_copies
+from ovml_deploy.runtime.image_formats import RAW_SUFFIXES
 from ovml_deploy.runtime.iteration import batches, called_ahead
 from ovml_deploy.runtime.labels import check_labels
 from ovml_deploy.runtime.results import TagResult
@@ -50,10 +52,12 @@ def write_keywords(
     prefix: str = "",
     overwrite: bool = False,
     batch_size: int = 8,
+    exclude: Sequence[str] = (),
 ) -> Iterator[Copied]:
     """Tag photos and write copies of them below ``out`` with the tags as keywords; yield each.
 
-    ``photos``: files, folders and patterns; for the places of copies see :func:`plan_copies`. Keywords
+    ``photos``: files, folders and patterns; for them, ``exclude`` and the places of copies see
+    :func:`plan_copies`. A folder that cannot be read is an item with an ``error``, too. Keywords
     go to XMP (dc:subject) and, in JPEG and TIFF, to IPTC (2:25, at most 64 bytes each); those that a
     photo has stay, and none is there twice. A copy that is there is left alone, and its photo is not
     tagged, unless ``overwrite``. The rest as for ``Tagger.tag_many``, ``prefix`` before each label.
@@ -68,11 +72,13 @@ def write_keywords(
     except LabelError as error:
         raise UsageError(f"The prefix {prefix!r} cannot stand before a label: {error}") from error
     program = find_exiftool()
-    places = plan_copies(photos, out)
-    there = [p for p in places if not overwrite and os.path.lexists(p.target)]
-    waiting = [p for p in places if overwrite or not os.path.lexists(p.target)]
+    plan = plan_copies(photos, out, exclude)
+    there = [p for p in plan.places if not overwrite and os.path.lexists(p.target)]
+    waiting = [p for p in plan.places if overwrite or not os.path.lexists(p.target)]
     results = tagger.tag_many((p.source for p in waiting), top_k, threshold, batch_size=batch_size)
-    return _write(there, zip(waiting, results, strict=True), Path(out), _Copier(program, prefix))
+    lost = (Copied(each.path, Path(out), error=each.reason) for each in plan.unreadable)
+    tagged = zip(waiting, results, strict=True)
+    return chain(_write(there, tagged, Path(out), _Copier(program, prefix)), lost)
 
 
 def _write(
@@ -191,8 +197,8 @@ def _put(photo: Path, place: Place, out: Path) -> str | None:
 def _name(number: int, source: str) -> str:
     """A name of ours. ExifTool looks at what is inside, and raw photos it knows by their endings."""
     suffix = Path(source).suffix.lower()
-    raw = suffix not in SUFFIXES and suffix[1:].isascii() and suffix[1:].isalnum()
-    return f"p{number}{suffix if raw else ''}"
+    other = suffix not in SUFFIXES and suffix[1:].isascii() and suffix[1:].isalnum()
+    return f"p{number}{suffix if other or suffix in RAW_SUFFIXES else ''}"
 
 
 @contextmanager

@@ -37,13 +37,13 @@ def here(tmp_path: Path, monkeypatch) -> Path:
     ],
 )  # fmt: skip
 def test_folders_stay_as_they_are(here: Path, names: list[str], places: dict[str, str]) -> None:
-    assert {p.source: str(p.target) for p in plan_copies(names, "out")} == {
+    assert {p.source: str(p.target) for p in plan_copies(names, "out").places} == {
         source: f"out/{target}" for source, target in places.items()
     }
 
 
 def test_absolute_and_relative_names_are_one_file(here: Path) -> None:
-    (place,) = plan_copies(["b/1.jpg", f"{here}/b/1.jpg"], "out")
+    (place,) = plan_copies(["b/1.jpg", f"{here}/b/1.jpg"], "out").places
     assert (place.source, place.target) == ("b/1.jpg", Path("out/1.jpg"))
 
 

@@ -2,13 +2,17 @@
 
 import base64
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from http_client import part
 from in_process import Served, served
+from PIL import Image
+from raw_files import make_dng
 
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.results import Tag
@@ -326,3 +330,22 @@ def test_answers_are_plain_json(server: Served, images) -> None:
     reply = server.tag(images[0], "?labels=caf%C3%A9,%F0%9F%90%88")
     assert json.loads(reply.body.decode("utf-8")) == reply.json
     assert {"café", "🐈"} == {tag["label"] for tag in reply.json["results"][0]["tags"]}
+
+
+def test_heic_is_tagged_or_named_with_the_remedy(
+    server: Served, tagger: Tagger, monkeypatch
+) -> None:
+    pytest.importorskip("pi_heif", reason="the extra 'heif' (pi-heif) is not installed")
+    image = (Path(__file__).parents[2] / "runtime/heic/turned.heic").read_bytes()
+    reply = server.ask("POST", "/v1/tag", image, {"content-type": "image/heic"})
+    check(reply.json["results"][0]["tags"], tagger.tag(image))
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    refused = server.ask("POST", "/v1/tag", image, {"content-type": "image/heic"})
+    assert (refused.status, refused.json["error"]["kind"]) == (422, "image")
+    assert (
+        "is a HEIC image. To read it, install: pip install 'ovml-deploy[heif]'; or convert"
+        in (refused.json["error"]["message"])
+    )
+    raw = make_dng(Image.new("RGB", (64, 48)))
+    refused = server.ask("POST", "/v1/tag", raw, {"content-type": "application/octet-stream"})
+    assert "is a camera RAW file. Send a JPEG of it." in refused.json["error"]["message"]

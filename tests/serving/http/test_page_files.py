@@ -34,6 +34,7 @@ def test_the_files_are_guarded_and_can_be_kept(server: Server) -> None:
         "page/page.css",
         "page/page.js",
     }  # relative: a reverse proxy may put the page below a path
+    assert b'accept="image/*,.heic,.heif,.hif"' in index.body  # browsers may not know HEIC
     assert not re.search(rb"<script(?![^>]*src)|<style| style=| on\w+=", index.body)
     for path in ("/", "/favicon.ico", "/page/page.css", "/page/page.js", "/page/icon.svg"):
         found = client.get(path)

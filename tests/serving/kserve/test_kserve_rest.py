@@ -3,6 +3,8 @@
 import base64
 import json
 import random
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +63,17 @@ def test_json_both_ways(server: Served, tagger: Tagger, images) -> None:
     assert found["scores"] == pytest.approx([tag.score for tag in tags], abs=1e-6)
     assert found["errors"] == [""]
     assert (reply.json["id"], reply.json["model_name"]) == ("mine", "tiny")
+
+
+def test_heic_is_named_with_the_remedy(server: Served, images, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    heic = (Path(__file__).parents[2] / "runtime/heic/turned.heic").read_bytes()
+    found = outputs(server.ask("POST", PATH, *binary(images[0], heic)))
+    assert found["errors"][0] == ""
+    assert (
+        "is a HEIC image. To read it, install: pip install 'ovml-deploy[heif]'"
+        in found["errors"][1]
+    )
 
 
 def test_binary_in_and_some_binary_out(server: Served, tagger: Tagger, images) -> None:
