@@ -85,9 +85,10 @@ Options parse(const std::vector<std::string>& words) {
 Object<GstElement> pipeline_of(const std::string& source) {
   const bool file = std::filesystem::is_regular_file(source);
   // videoflip turns a rotated video upright
-  const std::string reader = "filesrc name=source ! decodebin ! videoconvert ! videoflip video-direction=auto";
-  const std::string text = (file ? reader : source) +
-                           " ! appsink name=sink caps=video/x-raw sync=false max-buffers=1";
+  const std::string reader =
+      "filesrc name=source ! decodebin ! videoconvert ! videoflip video-direction=auto";
+  const std::string text =
+      (file ? reader : source) + " ! appsink name=sink caps=video/x-raw sync=false max-buffers=1";
   GError* error = nullptr;
   Object<GstElement> made(gst_parse_launch(text.c_str(), &error));
   if (error != nullptr) {
