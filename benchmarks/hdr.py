@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -55,7 +56,7 @@ def write(path: Path, images: Sequence[np.ndarray], transfer: int) -> None:
     options = {"crf": "12", "g": "1", "x265-params": "log-level=error:keyint=1"}
     with av.open(str(path), "w") as container:
         name = "libx265" if is_hdr else "libx264"
-        stream = container.add_stream(name, rate=25, options=options)
+        stream: Any = container.add_stream(name, rate=25, options=options)
         stream.width, stream.height = _SIZE
         stream.pix_fmt = "yuv420p10le" if is_hdr else "yuv420p"
         codec = stream.codec_context
