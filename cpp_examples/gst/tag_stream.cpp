@@ -84,8 +84,11 @@ Options parse(const std::vector<std::string>& words) {
 
 Object<GstElement> pipeline_of(const std::string& source) {
   const bool file = std::filesystem::is_regular_file(source);
-  const std::string text = (file ? "filesrc name=source ! decodebin" : source) +
-                           " ! appsink name=sink caps=video/x-raw sync=false max-buffers=1";
+  // videoflip turns a rotated video upright
+  const std::string reader =
+      "filesrc name=source ! decodebin ! videoconvert ! videoflip video-direction=auto";
+  const std::string text =
+      (file ? reader : source) + " ! appsink name=sink caps=video/x-raw sync=false max-buffers=1";
   GError* error = nullptr;
   Object<GstElement> made(gst_parse_launch(text.c_str(), &error));
   if (error != nullptr) {
@@ -94,8 +97,8 @@ Object<GstElement> pipeline_of(const std::string& source) {
     fail("'" + source + "' is no file, and no pipeline: " + why);
   }
   if (file) {
-    const Object<GstElement> reader(gst_bin_get_by_name(GST_BIN(made.get()), "source"));
-    g_object_set(reader.get(), "location", source.c_str(), nullptr);
+    const Object<GstElement> location(gst_bin_get_by_name(GST_BIN(made.get()), "source"));
+    g_object_set(location.get(), "location", source.c_str(), nullptr);
   }
   return made;
 }

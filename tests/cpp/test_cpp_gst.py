@@ -306,6 +306,20 @@ def test_tag_stream_prints_times_and_tags(scenes: Path, python: Tagger) -> None:
         assert float(line[1].split()[1]) == pytest.approx(best["scores"].expected[0], abs=0.006)
 
 
+def test_tag_stream_turns_a_rotated_video_upright(tmp_path: Path) -> None:
+    options = ("--bundle", assets.MINI, "--labels", "missile", "--threshold", 0)
+    upright = photograph("rocket")
+    scores = []
+    for quarters in (0, 1, 2, 3):
+        movie = tmp_path / f"{quarters}.mp4"
+        write_film(movie, [np.rot90(upright, -quarters)], quarters=quarters)
+        done = stream(*options, movie)
+        assert (done.returncode, done.stderr) == (0, "")
+        scores.append(float(done.stdout.split()[-1]))
+    assert scores[0] > 0.2  # at most 0.02 if it is turned by 90 or 180 degrees
+    assert scores == pytest.approx([scores[0]] * 4, abs=0.1)
+
+
 def test_tag_stream_takes_a_pipeline_and_says_what_is_wrong() -> None:
     options = ("--bundle", assets.MINI)
     done = stream(*options, "--fps", 5, "videotestsrc num-buffers=30")

@@ -57,8 +57,12 @@ def write_film(
     codec: str = "libx264",
     key_every: int = 25,
     quarters: int = 0,
+    matrix: Sequence[int] | None = None,
 ) -> Path:
-    """Encode frames; ``key_every``: from key frame to key frame; ``quarters``: turned so in players."""
+    """Encode frames; ``key_every``: from key frame to key frame; ``quarters``: turned so in players.
+
+    ``matrix``: the display matrix's upper left 2x2 (a, b, c, d).
+    """
     import av
 
     with av.open(str(path), "w") as container:
@@ -70,6 +74,9 @@ def write_film(
             stream.options = {"preset": "veryfast", "sc_threshold": "0"}
         if quarters:
             stream.set_display_rotation(90 * quarters)
+        if matrix is not None:
+            a, b, c, d = (round(65536 * value) for value in matrix)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
         for index, pixels in enumerate(frames):
             if index == 0:
                 stream.height, stream.width = pixels.shape[:2]

@@ -20,6 +20,7 @@ VIDEO_ENDINGS = (".mp4", ".mkv", ".mov")
 
 _ENCODERS = ("libx264", "mpeg4")  # the second is part of every FFmpeg
 _CLOCK = Fraction(1, 90_000)
+_BT709, _LIMITED = 1, 1  # of FFmpeg's AVColorSpace and its siblings, and of AVColorRange
 _SHADE, _INK = (0, 0, 0), (255, 255, 255)
 
 
@@ -32,9 +33,10 @@ def annotate(
 ) -> int:
     """Write a film with the labels of ``events`` drawn where they are seen; return its frames.
 
-    Each frame has the time it has in the film ``path``, which is read anew; sound is left out, odd
-    sizes lose a row or column, and damaged stretches are missing. The file appears whole or not at
-    all. Raises VideoError, UsageError, OSError.
+    Each frame has the time it has in the film ``path``, which is read anew. The copy holds the tagged
+    video stream alone: upright, in 8-bit BT.709, without sound. Odd sizes lose a row or column, and
+    damaged stretches are missing. The file appears whole or not at all. Raises VideoError, UsageError,
+    OSError.
     """
     av = require_av()
     source = Source(path, Reading(fps=None, max_pixels=max_pixels, policy="every-frame"))
@@ -78,6 +80,9 @@ def _video_stream(container: Any, pixels: np.ndarray) -> Any:
     stream.codec_context.time_base = _CLOCK
     stream.height, stream.width = (length - length % 2 for length in pixels.shape[:2])
     stream.pix_fmt = "yuv420p"
+    codec = stream.codec_context
+    codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+    codec.color_range = _LIMITED
     return stream
 
 
@@ -100,7 +105,8 @@ def _draw(
     fitting = pixels[: size[0], : size[1]]
     if fitting.shape[:2] != size:  # the film changes its size on the way
         fitting = np.asarray(Image.fromarray(pixels).resize((size[1], size[0])))
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(fitting), format="rgb24")
+    rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(fitting), format="rgb24")
+    frame = rgb.reformat(format=stream.pix_fmt, dst_colorspace=_BT709, dst_color_range=_LIMITED)
     frame.pts, frame.time_base = round(time / _CLOCK), _CLOCK
     container.mux(stream.encode(frame))
 

@@ -5,16 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ovml_deploy.errors import MissingDependencyError
 from ovml_deploy.pipelines.video.records import Counts, VideoError
 from ovml_deploy.pipelines.video.sampling import Reading
+from ovml_deploy.pipelines.video.selection import select_stream
 from ovml_deploy.runtime.threads import available_cpus
 
 if TYPE_CHECKING:
     from av import VideoFrame
-    from av.container import InputContainer
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +33,8 @@ def require_av() -> Any:
 
 
 @contextmanager
-def opened(
-    file: str, name: str, format: str | None, reading: Reading, live: bool
-) -> Iterator["InputContainer"]:
-    """Open a video for reading, its best video stream set up. Raises VideoError.
+def opened(file: str, name: str, format: str | None, reading: Reading, live: bool) -> Iterator[Any]:
+    """Open a video for reading and give its best video stream, set up. Raises VideoError.
 
     ``file``, ``format``: as FFmpeg names them; ``name``: as the user does.
     """
@@ -51,11 +47,10 @@ def opened(
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"{name}: cannot be opened as a video ({_reason(error)}).") from error
     with container:
-        if not container.streams.video:
-            raise VideoError(f"{name}: has no video stream.")
-        _set_up(container.streams.video[0], reading, live)
-        check_size(container.streams.video[0], name, reading.max_pixels)
-        yield container
+        stream = select_stream(container, name)
+        _set_up(stream, reading, live)
+        check_size(stream, name, reading.max_pixels)
+        yield stream
 
 
 def _set_up(stream: Any, reading: Reading, live: bool) -> None:
@@ -82,17 +77,15 @@ def check_size(sized: Any, name: str, most: int) -> None:
         )
 
 
-def frames(
-    container: "InputContainer", name: str, reading: Reading, counts: Counts
-) -> Iterator["VideoFrame"]:
-    """Yield decoded frames; after damage, from the next key frame on.
+def frames(stream: Any, name: str, reading: Reading, counts: Counts) -> Iterator["VideoFrame"]:
+    """Yield the decoded frames of a stream; after damage, from the next key frame on.
 
     FFmpeg's errors pass through where the source itself fails. Raises VideoError for frames that
     grew too large.
     """
     av = require_av()
     damage = _Damage(name, counts)
-    for packet in _packets(container, container.streams.video[0]):
+    for packet in _packets(stream):
         decoded: list[Any] = []
         try:
             if packet is None or packet.is_corrupt:
@@ -146,26 +139,19 @@ class _Damage:
         return True
 
 
-def _packets(container: "InputContainer", stream: Any) -> Iterator[Any]:
+def _packets(stream: Any) -> Iterator[Any]:
     """Yield packets, and None where the container is damaged and FFmpeg looks for what follows."""
     av = require_av()
     errors = 0
     while errors < _MOST_ERRORS:
         try:
-            for packet in container.demux(stream):
+            for packet in stream.container.demux(stream):
                 errors = 0
                 yield packet
             return
         except av.InvalidDataError:
             errors += 1
             yield None
-
-
-def to_rgb(frame: "VideoFrame") -> np.ndarray:
-    """Return a frame as RGB, uint8 ``[H, W, 3]``, turned as a player would turn it."""
-    pixels = frame.to_ndarray(format="rgb24")
-    quarters = round(getattr(frame, "rotation", 0) / 90) % 4  # counterclockwise, as of numpy
-    return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
 
 
 def _seconds(packet: Any) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ovml_deploy.errors import UsageError
-from ovml_deploy.pipelines.video.decoding import frames, opened, require_av, to_rgb
+from ovml_deploy.pipelines.video.decoding import frames, opened, require_av
+from ovml_deploy.pipelines.video.pixels import to_rgb
 from ovml_deploy.pipelines.video.records import Counts, VideoError
 from ovml_deploy.pipelines.video.sampling import EVERY_FRAME, LATEST_FRAME, Reading, Sampler
 
@@ -63,10 +64,10 @@ class Source:
     def _once(self, counts: Counts, stop: Signal) -> Iterator[Frame]:
         av = require_av()
         clock, sampler, begin = _FileClock(), Sampler(self._fps), time.monotonic()
-        with opened(self._file, self.name, self._format, self._reading, False) as container:
-            clock.start(container.streams.video[0])
+        with opened(self._file, self.name, self._format, self._reading, False) as stream:
+            clock.start(stream)
             try:
-                for frame in frames(container, self.name, self._reading, counts):
+                for frame in frames(stream, self.name, self._reading, counts):
                     if stop.is_set():
                         return
                     moment = clock.time(frame)
@@ -88,11 +89,11 @@ class Source:
         wait, was_open = self._reading.backoff[0], False
         while not stop.is_set():
             try:
-                with opened(self._file, self.name, self._format, self._reading, True) as container:
+                with opened(self._file, self.name, self._format, self._reading, True) as stream:
                     was_open = True
-                    is_film = self.name.startswith("http") and container.duration is not None
-                    clock.start(container.streams.video[0])
-                    for frame in frames(container, self.name, self._reading, counts):
+                    is_film = self.name.startswith("http") and stream.container.duration is not None
+                    clock.start(stream)
+                    for frame in frames(stream, self.name, self._reading, counts):
                         wait = self._reading.backoff[0]
                         if stop.is_set():
                             return
