@@ -56,9 +56,12 @@ def _about_packages(report: Report) -> Iterator[Advice]:
             wrong=True,
         )
     if not report.machine.cache_writable:
+        cache = report.machine.cache
+        cause = "The user has no home folder, and so no cache folder"
         yield Advice(
-            f"{report.machine.cache} cannot be written, so labels are encoded anew at every start: name "
-            "another folder in OVML_CACHE.",
+            f"{cause if cache is None else f'{cache} cannot be written'}. Labels are encoded again at "
+            "every start, and what 'verify' finds is not stored. Set OVML_CACHE to a folder that can "
+            "be written.",
             wrong=True,
         )
 
