@@ -102,9 +102,13 @@ def _checked_out(bundle: Bundle, out: str | Path | None) -> Path:
     if out is None and metadata_path(path).name in taken:  # a bundle in a folder named "bundle"
         path = bundle.path / f"engine{SUFFIX}"
     require_outside(path)
+    files = (metadata_path(path), *(graph_path(path, name) for name in GRAPHS))
+    if out is None:
+        for file in files:
+            bundle.inside(file.name)  # a link in a bundle from elsewhere may lead out of it
     if path.suffix != SUFFIX:
         raise UsageError(f"A plan's name ends in {SUFFIX}, and --out is {str(path)!r}.")
-    for file in (metadata_path(path), *(graph_path(path, name) for name in GRAPHS)):
+    for file in files:
         if file.name in taken:
             raise UsageError(
                 f"The plan {path.name!r} would need the name {file.name!r}, which a bundle's own file "

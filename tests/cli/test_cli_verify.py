@@ -155,25 +155,21 @@ def test_earlier_bundles_have_no_pictures(cli, bundle_copy: Path) -> None:
     assert "pixels: not in this bundle" in done.out
 
 
-def test_a_cache_that_cannot_be_written_loses_only_the_memory(
+def test_without_a_cache_all_is_measured_and_nothing_stored(
     cli, bundle_copy: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    """All is measured and printed; what failed is not timed, as if it were stored."""
-    monkeypatch.setattr(speed, "_SECONDS", 0.1)
+    """What failed is not timed, as if it were stored."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("OVML_CACHE", str(tmp_path / "file"))
-    done = cli("verify", "--engine", bundle_copy, "--speed")
+    done = cli("verify", "--engine", bundle_copy, "--device", "cpu")
     assert done.code == 0, done.out
     assert "not stored: " in done.out
     assert "set OVML_CACHE to a folder that can be written" in done.out
-    assert "ms an image" in done.out
-    value = cli("verify", "--engine", bundle_copy, "--device", "cpu", "--json")
-    assert json.loads(value.out)["written"] is None
     scaled = np.float32(1.00005)
     change_arrays(bundle_copy, GOLDEN, lambda a: a.update(logits=a["logits"] * scaled))
-    failed = cli("verify", "--engine", bundle_copy, "--speed", "--json")
-    assert failed.code == 1
-    (cpu,) = [one for one in json.loads(failed.out)["speeds"] if one["device"] == "cpu"]
+    value = json.loads(cli("verify", "--engine", bundle_copy, "--speed", "--json").out)
+    assert value["written"] is None
+    (cpu,) = [one for one in value["speeds"] if one["device"] == "cpu"]
     assert "logits has a relative error" in cpu["refused"]
     assert (tmp_path / "file").read_bytes() == b""
 

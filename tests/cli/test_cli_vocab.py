@@ -53,7 +53,7 @@ def test_a_label_file_may_name_groups(
     groups = cli("info", "--engine", tuned_copy).out
     assert "animals, plants, things" in groups
     labels.write_text("forklift\tvehicles\n")
-    refused = cli("vocab", "build", labels, "--engine", tuned_copy)
+    refused = cli("vocab", "build", labels, "--engine", tuned_copy, "--overwrite")
     assert (refused.code, refused.out) == (1, "")
     assert "no group 'vehicles'. The groups of this model are: animals, plants" in refused.err
     refused = cli("tag", pictures[0], "--engine", tiny_bundle, "--vocab", labels)

@@ -1,4 +1,4 @@
-"""The package's own folder is never written: not by a default, nor where it is named."""
+"""Where commands write by default: never in the package's folder, nor where a bundle's links lead."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ import export.tensorrt
 from ovml_deploy import assets
 from ovml_deploy.cli import main
 from ovml_deploy.commandline import run as run_command
+from ovml_deploy.errors import BundleError
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
@@ -134,3 +135,11 @@ def test_a_vocabulary_of_another_model_hides_no_other(home: Path, tiny_bundle, c
     assert [line.split()[0] for line in shown.out.splitlines()[1:]] == ["mine", "words"]
     assert "failed: The vocabulary 'few' was made for another text encoder" in shown.err
     assert run("tag", assets.sample_photographs()[0], "--vocab", "mine") == 0
+
+
+@pytest.mark.parametrize("name", ["engine.plan", "engine.matcher.plan", "engine.json"])
+def test_a_link_in_a_bundle_directs_no_plan(bundle_copy: Path, tmp_path: Path, name: str) -> None:
+    (bundle_copy / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(BundleError, match=f"names '{name}', which lies outside it"):
+        export.tensorrt.build_plan(Bundle.open(bundle_copy))
+    assert not (tmp_path / "outside").exists()
