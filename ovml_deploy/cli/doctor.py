@@ -73,10 +73,8 @@ def _machine(machine: "Machine") -> Iterator[_Row]:
     if machine.no_gpu is not None:
         yield "GPU", f"none: {machine.no_gpu}", ""
     unwritable = "" if machine.cache_writable or machine.cache is None else " (not writable)"
-    yield (
-        *("cache", f"{machine.cache or 'none'}{unwritable}"),
-        "" if machine.cache_writable else "WRONG",
-    )
+    state = "" if machine.cache_writable else "WRONG"
+    yield "cache", f"{machine.cache or 'none'}{unwritable}", state
     if machine.ovml_device is not None:
         yield "OVML_DEVICE", machine.ovml_device, ""
 

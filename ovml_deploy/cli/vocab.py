@@ -53,11 +53,7 @@ class Vocab:
         _check_out(out)
         target = Path(out) if out else _place(bundle, name)
         _check_target(target)
-        if target.exists() and not overwrite:
-            raise VocabularyError(
-                f"The vocabulary {str(target)!r} exists. Replace it with --overwrite, or choose another "
-                "--name or --out."
-            )
+        _check_free(target, overwrite)
         words = read_grouped_labels(labels)
         encoder = open_text_encoder(engine, device)
         vocabulary = encoder.vocabulary(words, name, output.show_encoding)
@@ -104,7 +100,7 @@ class Vocab:
         shown, _ = _open(vocabulary, engine)
         print("\n".join(shown.labels))
 
-    @command(precision=number)
+    @command(precision=number, overwrite=flag)
     def calibrate(
         self,
         vocabulary: str,
@@ -114,6 +110,7 @@ class Vocab:
         precision: float | None = None,
         out: str | None = None,
         device: str = "auto",
+        overwrite: bool = False,
     ) -> int:
         """Make a vocabulary's scores probabilities, learned from images whose labels are known.
 
@@ -129,6 +126,7 @@ class Vocab:
             precision: the share of tags that must be right; default: each more likely than not
             out: the .safetensors file to write; default: the vocabulary itself
             device: auto, cpu, openvino, cuda, tensorrt, or a .plan file
+            overwrite: replace another vocabulary that --out names
         """
         import numpy as np
 
@@ -144,6 +142,7 @@ class Vocab:
         words = replace(words, calibration=None)  # an older one may be of another model
         target = Path(out) if out else own_file
         _check_target(target)
+        _check_free(target, overwrite or target.resolve() == own_file.resolve())
         paths, labelled = read_labelled(data, images)
         work.check_size(len(paths), len(words))
         targets, strange = targets_for(labelled, words.labels)
@@ -190,6 +189,14 @@ def _check_target(target: Path) -> None:
         raise VocabularyError(
             f"The vocabulary cannot be written to {str(target)!r}: that is a folder, or lies in none "
             "that you may write to. Name another place with --out."
+        )
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    """Raise VocabularyError for a file that exists, unless it may be replaced."""
+    if target.exists() and not overwrite:
+        raise VocabularyError(
+            f"The vocabulary {str(target)!r} exists. Replace it with --overwrite, or choose another name."
         )
 
 

@@ -56,10 +56,11 @@ def _about_packages(report: Report) -> Iterator[Advice]:
             wrong=True,
         )
     if not report.machine.cache_writable:
-        cache = report.machine.cache
-        cause = "The user has no home folder, and so no cache folder"
+        cause = f"{report.machine.cache} cannot be written"
+        if report.machine.cache is None:
+            cause = "The user has no home folder, and so no cache folder"
         yield Advice(
-            f"{cause if cache is None else f'{cache} cannot be written'}. Labels are encoded again at "
+            f"{cause}. Labels are encoded again at "
             "every start, and what 'verify' finds is not stored. Set OVML_CACHE to a folder that can "
             "be written.",
             wrong=True,

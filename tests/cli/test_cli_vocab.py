@@ -202,6 +202,7 @@ def test_calibration_data_may_be_a_csv_file(
         (["few", "--data", "DATA", "--precision", "high"], 2, "'high' is not a number"),
         (["few", "--data", "DATA", "--images", "x"], 2, "leave --images 'x' away"),
         (["few", "--data", "DATA", "--out", "x.txt"], 2, "A vocabulary is a .safetensors file"),
+        (["few", "--data", "DATA", "--out", "OTHERS"], 1, "exists. Replace it with --overwrite"),
         (["few"], 2, "data"),
         (["absent", "--data", "DATA"], 1, "has no vocabulary 'absent'"),
         (["../golden", "--data", "DATA"], 1, "'../golden'"),
@@ -223,7 +224,9 @@ def test_what_calibrate_refuses_changes_nothing(
             for number in range(4):
                 shutil.copy(path, other / f"wrong{number}.png")
         arguments = [*arguments, "--precision", "1"]
-    filled = [{"DATA": labelled, "FALSE": labelled}.get(a, a) for a in arguments]
+    others = bundle_copy / "vocabularies" / "others.safetensors"
+    places = {"DATA": labelled, "FALSE": labelled, "OTHERS": others}
+    filled = [places.get(a, a) for a in arguments]
     done = cli("vocab", "calibrate", *filled, "--engine", bundle_copy)
     assert done.code == code
     assert message in done.err
