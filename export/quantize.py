@@ -29,6 +29,7 @@ from export.precision import (
     save_graph,
     with_plain_weights,
 )
+from ovml_deploy.assets import require_outside
 from ovml_deploy.commandline import command, flag, number, run
 from ovml_deploy.errors import DataError, DeviceError, ExportError, ImageError, UsageError
 from ovml_deploy.files import sha256_file, write_folder_atomically
@@ -44,7 +45,6 @@ from ovml_deploy.runtime.plans import SUFFIX, metadata_path
 from ovml_deploy.runtime.results import scores_of
 from ovml_deploy.runtime.selfcheck import read_golden, relative_error
 from ovml_deploy.runtime.tagger import Tagger
-from ovml_deploy.runtime.verified import VERIFIED
 from ovml_deploy.runtime.verify import failures, verify
 from ovml_deploy.training.data.labelled import read_labelled
 
@@ -307,8 +307,8 @@ def _pixels(bundle: Bundle, paths: Sequence[str]) -> np.ndarray:
 
 
 def _unwanted(folder: str, names: list[str]) -> list[str]:
-    """What is of the float32 encoder: its graph, engines, and how it fared."""
-    known = (ENCODER, f"{ENCODER}.data", VERIFIED)
+    """Return the files of the float32 encoder: its graph and engines."""
+    known = (ENCODER, f"{ENCODER}.data")
     told = {metadata_path(Path(name)).name for name in names if name.endswith(SUFFIX)}
     return [name for name in names if SUFFIX in name or name in known or name in told]
 
@@ -351,6 +351,7 @@ def main(
     """
     opened = Bundle.open(bundle)
     target = Path(out) if out else opened.path.with_name(f"{opened.path.name}-int8")
+    require_outside(target)
     if target.exists() and not (target / MANIFEST).is_file():
         raise ExportError(f"{str(target)!r} exists and is not a bundle. Name another --out.")
     if target.resolve() == opened.path:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from export.tensorrt_build import Builder, Built, Sizes
+from ovml_deploy.assets import require_outside
 from ovml_deploy.commandline import command, counts, run
 from ovml_deploy.errors import DeviceError, ExportError, UsageError
 from ovml_deploy.files import may_be_written, sha256_file, write_atomically
@@ -100,9 +101,14 @@ def _checked_out(bundle: Bundle, out: str | Path | None) -> Path:
     path = Path(out) if out is not None else bundle.path / f"{bundle.path.name}{SUFFIX}"
     if out is None and metadata_path(path).name in taken:  # a bundle in a folder named "bundle"
         path = bundle.path / f"engine{SUFFIX}"
+    require_outside(path)
+    files = (metadata_path(path), *(graph_path(path, name) for name in GRAPHS))
+    if out is None:
+        for file in files:
+            bundle.inside(file.name)  # a link in a bundle from elsewhere may lead out of it
     if path.suffix != SUFFIX:
         raise UsageError(f"A plan's name ends in {SUFFIX}, and --out is {str(path)!r}.")
-    for file in (metadata_path(path), *(graph_path(path, name) for name in GRAPHS)):
+    for file in files:
         if file.name in taken:
             raise UsageError(
                 f"The plan {path.name!r} would need the name {file.name!r}, which a bundle's own file "

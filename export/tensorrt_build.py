@@ -26,8 +26,8 @@ from ovml_deploy.runtime.backends.tensorrt_module import (
     logger,
     read_layers,
 )
-from ovml_deploy.runtime.label_cache import cache_folder
 from ovml_deploy.runtime.plans import Tensor
+from ovml_deploy.user_folders import cache_file, go_on_without_cache
 
 #: Smallest, best and greatest size of a free dimension.
 Sizes = tuple[int, int, int]
@@ -163,12 +163,24 @@ class Builder:
         if self.flavour.any_target:
             yield
             return
-        file = cache_folder() / "tensorrt" / f"{self.version}-{'-'.join(self.targets)}.timings"
-        known = file.read_bytes() if file.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), False)
+        file = cache_file("tensorrt", f"{self.version}-{'-'.join(self.targets)}.timings")
+        config.set_timing_cache(config.create_timing_cache(_read(file)), False)
         yield
-        with suppress(OSError), write_atomically(file) as temporary:  # it only saves time
-            temporary.write_bytes(config.get_timing_cache().serialize())
+        if file is None:
+            return
+        try:
+            with write_atomically(file) as temporary:
+                temporary.write_bytes(config.get_timing_cache().serialize())
+        except OSError as error:
+            go_on_without_cache(error, file)  # it only saves time
+
+
+def _read(file: Path | None) -> bytes:
+    """Return the timings of earlier builds; nothing where there are none."""
+    try:
+        return b"" if file is None else file.read_bytes()
+    except OSError:
+        return b""
 
 
 class _RefusedError(Exception):

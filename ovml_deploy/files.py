@@ -11,9 +11,27 @@ from pathlib import Path
 
 def may_be_written(path: str | os.PathLike[str]) -> bool:
     """Whether a file can be written there: to be asked before the work whose result it holds."""
-    real = Path(os.path.realpath(path))
-    folder = next(parent for parent in real.parents if parent.exists())
-    return not real.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
+    try:
+        real = Path(os.path.realpath(path))
+        folder = next(parent for parent in real.parents if parent.exists())
+        return not real.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
+    except OSError:  # in a folder that may not be looked into
+        return False
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for the exclusive lock of a file and hold it; the folder is created. Raises OSError.
+
+    The system releases the lock when the process ends. Where there are no such locks, do not wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as lock:
+        with suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def broken_link(path: str | os.PathLike[str]) -> str | None:

@@ -89,11 +89,19 @@ def photos() -> list[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests out of the user's caches, and on the device that every machine has."""
+    """Keep the tests out of the user's folders, and on the device that every machine has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OVML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         patch.setenv("OVML_DEVICE", "cpu")
         yield
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test alone: copies of a bundle share what ``verify`` stores."""
+    monkeypatch.setenv("OVML_CACHE", str(tmp_path / "own-cache"))
+    return tmp_path / "own-cache"
 
 
 @pytest.fixture(scope="session")

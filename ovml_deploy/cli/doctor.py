@@ -72,8 +72,9 @@ def _machine(machine: "Machine") -> Iterator[_Row]:
         yield "GPU", f"{gpu.name}, {capability}, {gpu.memory / 2**30:.1f} GiB", ""
     if machine.no_gpu is not None:
         yield "GPU", f"none: {machine.no_gpu}", ""
-    unwritable = "" if machine.cache_writable else " (not writable)"
-    yield "label cache", f"{machine.cache}{unwritable}", "WRONG" if unwritable else ""
+    unwritable = "" if machine.cache_writable or machine.cache is None else " (not writable)"
+    state = "" if machine.cache_writable else "WRONG"
+    yield "cache", f"{machine.cache or 'none'}{unwritable}", state
     if machine.ovml_device is not None:
         yield "OVML_DEVICE", machine.ovml_device, ""
 

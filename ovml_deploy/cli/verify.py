@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ovml_deploy import assets, output
 from ovml_deploy.commandline import SOME_FAILED, command, flag, names, number
 from ovml_deploy.errors import BundleError, DeviceError, MissingDependencyError, UsageError
+from ovml_deploy.user_folders import NoFolderError
 
 if TYPE_CHECKING:
     from ovml_deploy.pipelines.fidelity import Comparison, Report
@@ -34,6 +35,14 @@ class _Findings:
     broken: list[tuple[str, str]] = field(default_factory=list)
     speeds: "list[Speed]" = field(default_factory=list)
 
+    def failed_backends(self) -> dict[tuple[str, str], str]:
+        """Return why a (device, precision) failed, for those that did."""
+        return {
+            (report.backend.device, report.backend.precision): f"failed: {'; '.join(reasons)}"
+            for report in self.reports
+            if (reasons := report.failures())
+        }
+
     def failed(self) -> bool:
         """Whether something is wrong, or nothing was verified."""
         wrong = any(report.failures() for report in self.reports)
@@ -57,8 +66,8 @@ def verify_command(
 ) -> int:
     """Compare what runs a bundle here with PyTorch, stage by stage, and with images their tags too.
 
-    The result is written into the bundle (verified.json), and from then on --device auto passes
-    over a backend that failed, and takes the fastest of the others if --speed has timed them.
+    The result is stored in the user's cache (OVML_CACHE). From then on, --device auto passes over
+    a backend that failed, and takes the fastest of the others if --speed has timed them.
 
     Args:
         engine: the bundle
@@ -108,14 +117,14 @@ def verify_command(
             print(f"failed: {message}", file=sys.stderr)
     found = _verify(bundle, engine, device, precision, comparison)
     written, reason = _record(found, comparison)
-    if speed and written and not found.broken:  # it goes by what was just written
-        found.speeds = measure_speeds(bundle)
+    if speed and found.reports and not found.broken:
+        found.speeds = measure_speeds(bundle, found.failed_backends())
         written, reason = _written(lambda: record_speeds(bundle, found.speeds))
     if json:
         _print_json(bundle, found, comparison, written)
     else:
         _print_tables(found, comparison)
-        print(f"not written into the bundle: {reason}" if reason else f"written: {written}")
+        print(f"not stored: {reason}" if reason else f"written: {written}")
     if found.failed():
         return 1
     return SOME_FAILED if lost or (comparison is not None and comparison.failed) else 0
@@ -167,7 +176,7 @@ def _verify(
 
 
 def _record(found: _Findings, comparison: "Comparison | None") -> tuple[str | None, str]:
-    """Write the reports into the bundle; return the file, or None and why not."""
+    """Store the reports in the user's cache; return the file, or None and why not."""
     if not found.reports:
         return None, "nothing was verified"
     return _written(lambda: [report.record(comparison) for report in found.reports][-1])
@@ -176,8 +185,10 @@ def _record(found: _Findings, comparison: "Comparison | None") -> tuple[str | No
 def _written(write: Callable[[], Path]) -> tuple[str | None, str]:
     try:
         return str(write()), ""
-    except OSError as error:
+    except NoFolderError as error:
         return None, str(error)
+    except OSError as error:
+        return None, f"{error}; set OVML_CACHE to a folder that can be written"
 
 
 def _print_tables(found: _Findings, comparison: "Comparison | None") -> None:

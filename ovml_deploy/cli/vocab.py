@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovml_deploy import assets, output
-from ovml_deploy.commandline import SOME_FAILED, command, names, number
-from ovml_deploy.errors import UsageError, VocabularyError
+from ovml_deploy.commandline import SOME_FAILED, command, flag, names, number
+from ovml_deploy.errors import OvmlError, UsageError, VocabularyError
 from ovml_deploy.files import may_be_written
+from ovml_deploy.user_folders import NoFolderError
 
 if TYPE_CHECKING:
     from ovml_deploy.pipelines.calibrate import CalibrationReport
+    from ovml_deploy.runtime.bundle import Bundle
     from ovml_deploy.runtime.vocabulary import Vocabulary
 
 
 class Vocab:
     """Build, calibrate and look at vocabularies."""
 
-    @command()
+    @command(overwrite=flag)
     def build(
         self,
         labels: str,
@@ -26,6 +28,7 @@ class Vocab:
         name: str | None = None,
         out: str | None = None,
         device: str = "auto",
+        overwrite: bool = False,
     ) -> None:
         """Encode a label file and store it as a vocabulary.
 
@@ -34,10 +37,12 @@ class Vocab:
                 its group after a TAB ('ovml-deploy info' lists the groups)
             engine: the bundle whose text encoder and prompts are used
             name: what to call it; default: the label file's name
-            out: the .safetensors file to write; default: vocabularies/NAME in the bundle
+            out: the .safetensors file to write; default: vocabularies/NAME in the bundle, and in the
+                user's data folder for the embedded model
             device: auto, cpu, openvino, cuda, tensorrt, or a .plan file
+            overwrite: replace a vocabulary that exists
         """
-        from ovml_deploy.runtime.bundle import VOCABULARIES, Bundle
+        from ovml_deploy.runtime.bundle import Bundle
         from ovml_deploy.runtime.engine import open_text_encoder
         from ovml_deploy.runtime.labels import read_grouped_labels
 
@@ -46,8 +51,9 @@ class Vocab:
         if Path(name).name != name:
             raise UsageError(f"{name!r} is no name for a vocabulary; give --out to name a file.")
         _check_out(out)
-        target = Path(out) if out else bundle.inside(f"{VOCABULARIES}/{name}.safetensors")
+        target = Path(out) if out else _place(bundle, name)
         _check_target(target)
+        _check_free(target, overwrite)
         words = read_grouped_labels(labels)
         encoder = open_text_encoder(engine, device)
         vocabulary = encoder.vocabulary(words, name, output.show_encoding)
@@ -55,7 +61,7 @@ class Vocab:
         print(f"{target}: {len(vocabulary):,} labels, id {vocabulary.id}")
 
     @command()
-    def list(self, engine: str = str(assets.MINI)) -> None:
+    def list(self, engine: str = str(assets.MINI)) -> int:
         """List the vocabularies of a bundle.
 
         Args:
@@ -65,7 +71,13 @@ class Vocab:
         from ovml_deploy.runtime.vocabulary import load_named
 
         bundle = Bundle.open(engine)
-        found = [load_named(bundle, name) for name in bundle.vocabulary_names()]
+        found, failed = [], 0
+        for name in bundle.vocabulary_names():
+            try:
+                found.append(load_named(bundle, name))
+            except OvmlError as error:  # one made for another model hides no other
+                print(f"failed: {error}", file=sys.stderr)
+                failed += 1
         default = bundle.default_vocabulary
         rows = [
             (
@@ -75,6 +87,7 @@ class Vocab:
             for v in found
         ]
         output.print_rows("", ("name", "labels", "id", "calibrated", ""), rows)
+        return SOME_FAILED if failed else 0
 
     @command()
     def show(self, vocabulary: str, engine: str = str(assets.MINI)) -> None:
@@ -87,7 +100,7 @@ class Vocab:
         shown, _ = _open(vocabulary, engine)
         print("\n".join(shown.labels))
 
-    @command(precision=number, exclude=names)
+    @command(precision=number, exclude=names, overwrite=flag)
     def calibrate(
         self,
         vocabulary: str,
@@ -98,6 +111,7 @@ class Vocab:
         out: str | None = None,
         device: str = "auto",
         exclude: tuple[str, ...] = (),
+        overwrite: bool = False,
     ) -> int:
         """Make a vocabulary's scores probabilities, learned from images whose labels are known.
 
@@ -114,6 +128,7 @@ class Vocab:
             out: the .safetensors file to write; default: the vocabulary itself
             device: auto, cpu, openvino, cuda, tensorrt, or a .plan file
             exclude: names or paths to pass over in a folder, separated by commas; case is ignored
+            overwrite: replace another vocabulary that --out names
         """
         import numpy as np
 
@@ -129,6 +144,7 @@ class Vocab:
         words = replace(words, calibration=None)  # an older one may be of another model
         target = Path(out) if out else own_file
         _check_target(target)
+        _check_free(target, overwrite or target.resolve() == own_file.resolve())
         paths, labelled = read_labelled(data, images, exclude)
         search = search_of(labelled)
         lost = output.print_search(search.passed_over.lines(), search.reasons)
@@ -157,12 +173,34 @@ def _check_out(out: str | None) -> None:
         raise UsageError(f"A vocabulary is a .safetensors file, and --out is {out!r}.")
 
 
+def _place(bundle: "Bundle", name: str) -> Path:
+    """Return where a new vocabulary is stored. Raises UsageError where there is no such place."""
+    try:
+        place = bundle.vocabulary_file(name)
+    except NoFolderError as error:
+        raise UsageError(
+            f"A vocabulary of the embedded model is saved in the user's data folder, and there is none: "
+            f"{error}, or name a file with --out."
+        ) from error
+    assets.require_outside(place, "Choose another --name, or name a file with --out.")
+    return place
+
+
 def _check_target(target: Path) -> None:
-    """Raise VocabularyError before hours of work whose result could not be written."""
+    """Raise VocabularyError or UsageError before hours of work whose result could not be written."""
+    assets.require_outside(target)
     if not may_be_written(target):
         raise VocabularyError(
             f"The vocabulary cannot be written to {str(target)!r}: that is a folder, or lies in none "
             "that you may write to. Name another place with --out."
+        )
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    """Raise VocabularyError for a file that exists, unless it may be replaced."""
+    if target.exists() and not overwrite:
+        raise VocabularyError(
+            f"The vocabulary {str(target)!r} exists. Replace it with --overwrite, or choose another name."
         )
 
 

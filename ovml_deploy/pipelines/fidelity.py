@@ -149,7 +149,7 @@ class Report:
         return [*failures(self.stages), *(self.images.failures() if self.images else ())]
 
     def record(self, comparison: Comparison | None) -> Path:
-        """Write it beside the bundle's manifest. Raises OSError."""
+        """Store it in the user's cache and return the file. Raises OSError."""
         stages = {"stages": [stage.to_json() for stage in self.stages]}
         path = record(self.bundle, self.backend, GOLDENS, stages, failures(self.stages))
         if self.images is not None and comparison is not None:

@@ -3,17 +3,20 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ovml_deploy.assets import in_package
 from ovml_deploy.errors import BundleError, LabelError
 from ovml_deploy.files import sha256_file, write_atomically
 from ovml_deploy.runtime.labels import check_labels
 from ovml_deploy.runtime.learned_tokens import BRANCHES, LearnedTokens
 from ovml_deploy.runtime.precision import TOLERANCE
 from ovml_deploy.runtime.preprocessing import Preprocessing
+from ovml_deploy.user_folders import NoFolderError, data_folder
 
 FORMAT = "ovml-deploy/bundle"
 VERSION = 1
@@ -31,6 +34,7 @@ VOCABULARIES = "vocabularies"
 #: The encoder's second output, in bundles that have an ``attention_grid``.
 ATTENTION = "attention"
 
+_VOCABULARY_SUFFIX = ".safetensors"
 _MOST_TOKENS = 2**31
 
 
@@ -180,6 +184,11 @@ class Bundle:
         """Names the model by the outputs that PyTorch gave it, so at any precision alike."""
         return _short_hash(self.manifest["files"][GOLDEN]["sha256"])
 
+    @cached_property
+    def manifest_hash(self) -> str:
+        """Names the exported files, settings and hashes of this bundle (16 hexadecimal digits)."""
+        return _short_hash(self.manifest)
+
     def file(self, name: str) -> Path:
         """Return the path of a file of the bundle after checking its SHA-256.
 
@@ -214,9 +223,28 @@ class Bundle:
             )
         return path
 
+    def vocabulary_file(self, name: str) -> Path:
+        """Return the path at which a vocabulary of this name is stored, or would be.
+
+        In the bundle; of the embedded model, which is not changed, in the user's data folder for all
+        that did not ship with it. Raises BundleError for a path out of the bundle, and NoFolderError
+        where the user has no data folder.
+        """
+        inside = self.inside(f"{VOCABULARIES}/{name}{_VOCABULARY_SUFFIX}")
+        if inside.exists() or not in_package(self.path):
+            return inside
+        return self._user_vocabularies() / f"{name}{_VOCABULARY_SUFFIX}"
+
     def vocabulary_names(self) -> list[str]:
-        """Return the names of the vocabularies stored in the bundle."""
-        return sorted(p.stem for p in (self.path / VOCABULARIES).glob("*.safetensors"))
+        """Return the names of the vocabularies stored for the bundle."""
+        folders = [self.path / VOCABULARIES]
+        if in_package(self.path):
+            with suppress(NoFolderError):
+                folders.append(self._user_vocabularies())
+        return sorted({p.stem for f in folders for p in f.glob(f"*{_VOCABULARY_SUFFIX}")})
+
+    def _user_vocabularies(self) -> Path:
+        return data_folder() / VOCABULARIES / self.path.name
 
     @property
     def default_vocabulary(self) -> str | None:

@@ -8,16 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ovml_deploy.errors import BundleError, OvmlError
+from ovml_deploy.files import may_be_written
 from ovml_deploy.runtime.backends import AUTO, DEVICES, PLAN, precisions_of, why_missing
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.cpu import cpu_features, cpu_name
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.gpus import Driver, find_driver, no_gpu
-from ovml_deploy.runtime.label_cache import cache_folder
 from ovml_deploy.runtime.plans import Plan, find_plans
 from ovml_deploy.runtime.threads import allowed_cpus, available_cpus, cpu_quota
+from ovml_deploy.user_folders import NoFolderError, cache_folder
 
-NEEDED = ("numpy", "pillow", "tokenizers", "safetensors", "ftfy", "fire", "rich")
+NEEDED = ("numpy", "pillow", "tokenizers", "safetensors", "ftfy", "fire", "rich", "platformdirs")
 ENGINES = (
     *("onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt-rtx-cu13", "tensorrt-cu13", "cuda-bindings"),
@@ -33,7 +34,8 @@ class Machine:
     """What this machine has, and how much of it this process may use.
 
     ``allowed``: CPUs of the affinity mask; ``quota``: of the cgroup, in CPUs; ``memory``: bytes;
-    ``no_gpu``: why no GPU can be used; ``ovml_device``: what the environment chooses.
+    ``no_gpu``: why no GPU can be used; ``cache``: the cache folder, None without a home folder;
+    ``ovml_device``: what the environment chooses.
     """
 
     cpu: str
@@ -45,7 +47,7 @@ class Machine:
     memory: int
     driver: Driver | None
     no_gpu: str | None
-    cache: str
+    cache: str | None
     cache_writable: bool
     ovml_device: str | None
 
@@ -138,8 +140,10 @@ def _why_untried(device: str, no_gpu: str | None) -> str | None:
 
 
 def _machine() -> Machine:
-    cache = cache_folder()
-    parent = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    try:
+        cache: Path | None = cache_folder()
+    except NoFolderError:
+        cache = None
     return Machine(
         cpu=cpu_name(),
         features=cpu_features(),
@@ -150,8 +154,8 @@ def _machine() -> Machine:
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         driver=find_driver(),
         no_gpu=no_gpu(),
-        cache=str(cache),
-        cache_writable=os.access(parent, os.W_OK),
+        cache=None if cache is None else str(cache),
+        cache_writable=cache is not None and may_be_written(cache / "a file"),
         ovml_device=os.environ.get("OVML_DEVICE") or None,
     )
 

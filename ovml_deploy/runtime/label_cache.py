@@ -4,8 +4,6 @@ SQLite keeps the file whole through kills and lets several processes share it. T
 saves time: when it cannot be used, labels are encoded again and a warning says why.
 """
 
-import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -13,18 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-logger = logging.getLogger(__name__)
+from ovml_deploy.user_folders import NoFolderError, cache_folder, go_on_without_cache
 
 _AT_ONCE = 500  # below SQLite's limit on variables in one statement
-
-
-def cache_folder() -> Path:
-    """Return ``$OVML_CACHE``, or ``ovml-deploy`` in the user's cache folder."""
-    chosen = os.environ.get("OVML_CACHE")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ovml-deploy"
 
 
 class LabelCache:
@@ -34,8 +23,13 @@ class LabelCache:
     """
 
     def __init__(self, text_hash: str, prompt_hash: str, folder: Path | None = None) -> None:
-        name = f"{text_hash}-{prompt_hash}.sqlite"
-        self.path = (folder or cache_folder()) / "labels" / name
+        self._name = f"{text_hash}-{prompt_hash}.sqlite"
+        self._folder = folder
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file. Raises NoFolderError, an OSError, where the user has no cache folder."""
+        return (self._folder or cache_folder()) / "labels" / self._name
 
     def get(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the embeddings of those labels that are known."""
@@ -78,10 +72,5 @@ class LabelCache:
             yield connection
 
     def _warn(self, verb: str, error: Exception) -> None:
-        logger.warning(
-            "The label cache %s cannot be %s (%s); labels are encoded anew. "
-            "Delete it, or set OVML_CACHE to another folder.",
-            self.path,
-            verb,
-            error,
-        )
+        file = None if isinstance(error, NoFolderError) else self.path
+        go_on_without_cache(error, file, verb)

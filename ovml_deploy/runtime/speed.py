@@ -31,8 +31,12 @@ class Speed:
     refused: str | None = None
 
 
-def measure_speeds(bundle: Bundle) -> list[Speed]:
+def measure_speeds(
+    bundle: Bundle, failed: Mapping[tuple[str, str], str] | None = None
+) -> list[Speed]:
     """Time all that ``auto`` would try, the fastest first; what cannot or may not run comes last.
+
+    ``failed``: why a (device, precision) is not timed, besides those that are stored as failed.
 
     From pixels to the logits of the golden labels. All engines are loaded at once and take turns,
     so that a machine that slows down slows them all. Raises BundleError for the goldens.
@@ -45,6 +49,8 @@ def measure_speeds(bundle: Bundle) -> list[Speed]:
     refused = []
     for device, some in candidates(AUTO, bundle.precision):
         try:
+            if failed and (device, some) in failed:
+                raise DeviceError(failed[device, some])
             engine = _opened(bundle, device, some)
             for pixels in batches.values():
                 _tag(engine, pixels, words)

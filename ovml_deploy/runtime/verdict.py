@@ -56,9 +56,13 @@ def _about_packages(report: Report) -> Iterator[Advice]:
             wrong=True,
         )
     if not report.machine.cache_writable:
+        cause = f"{report.machine.cache} cannot be written"
+        if report.machine.cache is None:
+            cause = "The user has no home folder, and so no cache folder"
         yield Advice(
-            f"{report.machine.cache} cannot be written, so labels are encoded anew at every start: name "
-            "another folder in OVML_CACHE.",
+            f"{cause}. Labels are encoded again at "
+            "every start, and what 'verify' finds is not stored. Set OVML_CACHE to a folder that can "
+            "be written.",
             wrong=True,
         )
 

@@ -1,7 +1,8 @@
-"""What ``verify`` found of a bundle, kept beside its manifest and read before a backend is chosen.
+"""Results of ``verify`` on this machine, read before a backend is chosen.
 
-``verified.json`` has an entry for each backend, precision, machine and encoder. It is not listed in
-the manifest, which stays as it was exported; where it is missing, nothing is known.
+They are kept in the user's cache, in one file for each bundle (by the hash of its manifest), with an
+entry for each backend, precision, engine version and processor. A bundle's own folder is neither
+written nor read.
 """
 
 import json
@@ -15,19 +16,21 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovml_deploy.files import write_atomically
+from ovml_deploy.files import locked, write_atomically
 from ovml_deploy.runtime.backends import PLAN, Backend
 from ovml_deploy.runtime.backends.base import ON_CPU
-from ovml_deploy.runtime.bundle import ENCODER, Bundle
+from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.cpu import cpu_name
 from ovml_deploy.runtime.gpus import find_driver
 from ovml_deploy.runtime.plans import Plan
 from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.user_folders import cache_file, cache_folder
 
 if TYPE_CHECKING:
     from ovml_deploy.runtime.speed import Speed
 
-VERIFIED = "verified.json"
+#: The folder in the user's cache.
+VERIFIED = "verified"
 FORMAT = "ovml-deploy/verified"
 VERSION = 1
 
@@ -46,7 +49,7 @@ def failed_gate(bundle: Bundle, backend: Backend) -> str | None:
         return f"{bundle.path} does not keep its tags in {backend.precision}: {known}"
     if not (entries := _read(bundle)):
         return None
-    entry = _find(entries, _key(bundle, backend.device, backend.precision))
+    entry = _find(entries, _key(backend.device, backend.precision))
     if entry is None:
         return None
     with suppress(AttributeError, KeyError, TypeError):  # a file of another making says nothing
@@ -69,8 +72,8 @@ def record(
 ) -> Path:
     """Write one part (GOLDENS or IMAGES) of a backend's entry and return the file.
 
-    ``failed``: the reasons why it is not to be used, if any. Raises OSError where the bundle's
-    folder cannot be written to.
+    ``failed``: the reasons why it is not to be used, if any. Raises OSError where the user has no
+    cache folder, or it cannot be written.
     """
     date = datetime.now(UTC).date().isoformat()
     found = {"date": date, "passed": not failed, "failed": list(failed), **figures}
@@ -102,7 +105,7 @@ def fastest_first(bundle: Bundle, pairs: Iterable[tuple[str, str]]) -> Iterable[
         return pairs
     pairs = [*pairs]
     try:
-        found = [_find(entries, _key(bundle, *pair))[SPEED] for pair in pairs]
+        found = [_find(entries, _key(*pair))[SPEED] for pair in pairs]
         runs = {(speed["run"], speed["threads"]) for speed in found}
         if len(runs) != 1 or found[0]["threads"] != available_cpus():
             return pairs
@@ -116,33 +119,46 @@ def fastest_first(bundle: Bundle, pairs: Iterable[tuple[str, str]]) -> Iterable[
 
 
 def _write(bundle: Bundle, new: Mapping[tuple[str, str], Mapping[str, Any]]) -> Path:
-    """Add what was found of (device, precision) to their entries."""
-    entries = _read(bundle)
-    for pair, found in new.items():
-        key = _key(bundle, *pair)
-        entry = _find(entries, key)
-        if entry is None:
-            entry = dict(key)
-            entries.append(entry)
-        passed = any(found[part]["passed"] for part in (GOLDENS, IMAGES) if part in found)
-        known = entry.get(SPEED)
-        if passed and isinstance(known, dict) and "refused" in known:
-            del entry[SPEED]  # it may be used again, and was not timed
-        entry |= {"machine": f"{platform.system()} {platform.machine()}", **found}
-    value = {"format": FORMAT, "version": VERSION, "entries": entries}
-    with write_atomically(_path(bundle)) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    return _path(bundle)
+    """Add what was found of (device, precision) to their entries; return the file."""
+    path = cache_folder() / VERIFIED / _name(bundle)
+    with locked(path.with_suffix(".lock")):
+        entries = _read(bundle)
+        for pair, found in new.items():
+            _add(entries, _key(*pair), found)
+        value = {
+            "format": FORMAT,
+            "version": VERSION,
+            "bundle": str(bundle.path),
+            "entries": entries,
+        }
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return path
 
 
-def _path(bundle: Bundle) -> Path:
-    return bundle.path / VERIFIED
+def _add(entries: list[Any], key: Mapping[str, str], found: Mapping[str, Any]) -> None:
+    entry = _find(entries, key)
+    if entry is None:
+        entry = dict(key)
+        entries.append(entry)
+    passed = any(found[part]["passed"] for part in (GOLDENS, IMAGES) if part in found)
+    known = entry.get(SPEED)
+    if passed and isinstance(known, dict) and "refused" in known:
+        del entry[SPEED]  # it may be used again, and was not timed
+    entry |= {"machine": f"{platform.system()} {platform.machine()}", **found}
+
+
+def _name(bundle: Bundle) -> str:
+    return f"{bundle.manifest_hash}.json"
 
 
 def _read(bundle: Bundle) -> list[Any]:
-    """The entries; none of a file that is absent, damaged or of another version."""
+    """Return the entries; none of a file that is absent, damaged or of another version."""
+    path = cache_file(VERIFIED, _name(bundle))
+    if path is None:
+        return []
     try:
-        value = json.loads(_path(bundle).read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
         if value["format"] == FORMAT and value["version"] == VERSION:
             return [entry for entry in value["entries"] if isinstance(entry, dict)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -154,16 +170,19 @@ def _find(entries: Sequence[Any], key: Mapping[str, str]) -> Any:
     return next((entry for entry in entries if entry.items() >= key.items()), None)
 
 
-def _key(bundle: Bundle, device: str, precision: str) -> dict[str, str]:
-    """What the figures depend on. (Not the number of threads, which cgroups change.)"""
-    return {
-        "device": Path(device).name if device.endswith(PLAN) else device,
+def _key(device: str, precision: str) -> dict[str, str]:
+    """Return what the figures of a bundle depend on. (Not the number of threads: cgroups change it.)"""
+    key = {
+        "device": device,
         "precision": precision,
         "version": _engine_version(device),
         "processor": cpu_name() if device in ON_CPU else _gpu_name(),
-        "model": bundle.model_hash,
-        "encoder": bundle.manifest["files"][ENCODER]["sha256"],
     }
+    if device.endswith(PLAN):
+        graphs = Plan.read(device).graphs
+        key["device"] = Path(device).name
+        key["plan"] = " ".join(graphs[name].sha256[:16] for name in sorted(graphs))
+    return key
 
 
 def _engine_version(device: str) -> str:

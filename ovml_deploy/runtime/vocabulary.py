@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from ovml_deploy.errors import LabelError, VocabularyError
 from ovml_deploy.files import write_atomically
-from ovml_deploy.runtime.bundle import VOCABULARIES, Bundle
+from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.labels import check_labels
 
@@ -184,7 +184,7 @@ def stored_file(bundle: Bundle, name: str) -> Path:
         raise VocabularyError(
             f"The bundle {bundle.path} has no vocabulary {name!r}; it has: {', '.join(names) or 'none'}."
         )
-    return bundle.inside(f"{VOCABULARIES}/{name}.safetensors")
+    return bundle.vocabulary_file(name)
 
 
 def load_named(bundle: Bundle, name: str) -> Vocabulary:

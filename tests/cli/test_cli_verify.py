@@ -16,6 +16,7 @@ from ovml_deploy.runtime.backends import DEVICES, available_devices
 from ovml_deploy.runtime.bundle import ENCODER, GOLDEN, PICTURES, Bundle
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.verified import VERIFIED
+from ovml_deploy.user_folders import cache_folder
 
 STAGES = [
     *("pixels", "pixels of a JPEG", "features"),
@@ -23,8 +24,16 @@ STAGES = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def stored(folder: Path) -> Path:
+    """The file of a bundle in the cache."""
+    return cache_folder() / VERIFIED / f"{Bundle.open(folder).manifest_hash}.json"
+
+
 def entries(folder: Path) -> dict[tuple[str, str], dict]:
-    found = json.loads((folder / VERIFIED).read_text())["entries"]
+    found = json.loads(stored(folder).read_text())["entries"]
     return {(entry["device"], entry["precision"]): entry for entry in found}
 
 
@@ -56,6 +65,7 @@ def coarse(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 def test_all_backends_are_compared_at_every_stage(cli, bundle_copy: Path) -> None:
+    before = sorted(bundle_copy.rglob("*"))
     done = cli("verify", "--engine", bundle_copy)
     assert done.code == 0, done.out
     written = entries(bundle_copy)
@@ -69,8 +79,8 @@ def test_all_backends_are_compared_at_every_stage(cli, bundle_copy: Path) -> Non
         assert (f"not here: {device}: " in done.out) == (device not in available_devices())
     assert done.out.count("logits") == len(written)
     assert "FAILED" not in done.out
-    assert f"written: {bundle_copy / VERIFIED}" in done.out
-    assert Bundle.open(bundle_copy).manifest == Bundle.open(bundle_copy / VERIFIED).manifest
+    assert f"written: {stored(bundle_copy)}" in done.out
+    assert sorted(bundle_copy.rglob("*")) == before
 
 
 def test_speeds_are_compared_and_remembered(cli, bundle_copy: Path, monkeypatch) -> None:
@@ -106,7 +116,7 @@ def test_one_backend_and_json(cli, bundle_copy: Path) -> None:
     assert [stage["output"] for stage in backend["stages"]] == STAGES
     assert all(stage["ok"] for stage in backend["stages"])
     assert value["model"] == Bundle.open(bundle_copy).model_hash
-    assert (value["not_here"], value["written"]) == ({}, str(bundle_copy / VERIFIED))
+    assert (value["not_here"], value["written"]) == ({}, str(stored(bundle_copy)))
     assert [*entries(bundle_copy)] == [("cpu", "fp32")]
     auto = cli("verify", "--engine", bundle_copy, "--device", "auto", "--json")
     assert json.loads(auto.out)["backends"][0]["device"] == "cpu"  # as the environment says
@@ -134,7 +144,7 @@ def test_a_changed_file_is_found_first(cli, bundle_copy: Path) -> None:
         done = cli("verify", "--engine", bundle_copy)
         assert (done.code, done.out) == (1, "")
         assert "was changed after export" in done.err
-    assert not (bundle_copy / VERIFIED).exists()
+    assert not stored(bundle_copy).exists()
 
 
 def test_earlier_bundles_have_no_pictures(cli, bundle_copy: Path) -> None:
@@ -145,14 +155,23 @@ def test_earlier_bundles_have_no_pictures(cli, bundle_copy: Path) -> None:
     assert "pixels: not in this bundle" in done.out
 
 
-def test_a_bundle_that_cannot_be_written_to_is_verified(cli, bundle_copy: Path) -> None:
-    (bundle_copy / VERIFIED).mkdir()
+def test_without_a_cache_all_is_measured_and_nothing_stored(
+    cli, bundle_copy: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """What failed is not timed, as if it were stored."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OVML_CACHE", str(tmp_path / "file"))
     done = cli("verify", "--engine", bundle_copy, "--device", "cpu")
-    assert done.code == 0
-    assert "not written into the bundle: " in done.out
-    value = cli("verify", "--engine", bundle_copy, "--device", "cpu", "--json")
-    assert json.loads(value.out)["written"] is None
-    assert list((bundle_copy / VERIFIED).iterdir()) == []
+    assert done.code == 0, done.out
+    assert "not stored: " in done.out
+    assert "set OVML_CACHE to a folder that can be written" in done.out
+    scaled = np.float32(1.00005)
+    change_arrays(bundle_copy, GOLDEN, lambda a: a.update(logits=a["logits"] * scaled))
+    value = json.loads(cli("verify", "--engine", bundle_copy, "--speed", "--json").out)
+    assert value["written"] is None
+    (cpu,) = [one for one in value["speeds"] if one["device"] == "cpu"]
+    assert "logits has a relative error" in cpu["refused"]
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_tags_and_map_on_labelled_images(cli, bundle_copy: Path, labelled: Path) -> None:
@@ -259,13 +278,12 @@ def test_what_verify_refuses(
     assert done.code == code
     assert message in done.err
     assert done.out == ""
-    assert not (tiny_bundle / VERIFIED).exists()
+    assert not stored(tiny_bundle).exists()
 
 
 @pytest.mark.skipif(not (assets.MINI / "bundle.json").is_file(), reason="no embedded model here")
-def test_the_embedded_model_keeps_its_tags_on_the_samples(cli, tmp_path: Path) -> None:
-    engine = shutil.copytree(assets.MINI, tmp_path / "mini")  # or the checkout would change
+def test_the_embedded_model_keeps_its_tags_on_the_samples(cli) -> None:
     samples = assets.sample_photographs()[0].parent
-    done = cli("verify", "--engine", engine, "--device", "cpu", "--data", samples)
+    done = cli("verify", "--device", "cpu", "--data", samples)
     assert done.code == 0, done.out
     assert f"{len(assets.sample_photographs())} images; 100.00% of" in done.out

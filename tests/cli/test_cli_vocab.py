@@ -53,7 +53,7 @@ def test_a_label_file_may_name_groups(
     groups = cli("info", "--engine", tuned_copy).out
     assert "animals, plants, things" in groups
     labels.write_text("forklift\tvehicles\n")
-    refused = cli("vocab", "build", labels, "--engine", tuned_copy)
+    refused = cli("vocab", "build", labels, "--engine", tuned_copy, "--overwrite")
     assert (refused.code, refused.out) == (1, "")
     assert "no group 'vehicles'. The groups of this model are: animals, plants" in refused.err
     refused = cli("tag", pictures[0], "--engine", tiny_bundle, "--vocab", labels)
@@ -202,6 +202,7 @@ def test_calibration_data_may_be_a_csv_file(
         (["few", "--data", "DATA", "--precision", "high"], 2, "'high' is not a number"),
         (["few", "--data", "DATA", "--images", "x"], 2, "leave --images 'x' away"),
         (["few", "--data", "DATA", "--out", "x.txt"], 2, "A vocabulary is a .safetensors file"),
+        (["few", "--data", "DATA", "--out", "OTHERS"], 1, "exists. Replace it with --overwrite"),
         (["few"], 2, "data"),
         (["absent", "--data", "DATA"], 1, "has no vocabulary 'absent'"),
         (["../golden", "--data", "DATA"], 1, "'../golden'"),
@@ -223,7 +224,9 @@ def test_what_calibrate_refuses_changes_nothing(
             for number in range(4):
                 shutil.copy(path, other / f"wrong{number}.png")
         arguments = [*arguments, "--precision", "1"]
-    filled = [{"DATA": labelled, "FALSE": labelled}.get(a, a) for a in arguments]
+    others = bundle_copy / "vocabularies" / "others.safetensors"
+    places = {"DATA": labelled, "FALSE": labelled, "OTHERS": others}
+    filled = [places.get(a, a) for a in arguments]
     done = cli("vocab", "calibrate", *filled, "--engine", bundle_copy)
     assert done.code == code
     assert message in done.err

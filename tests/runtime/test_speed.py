@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from ovml_deploy.runtime import speed
 from ovml_deploy.runtime.backends import candidates, create_backend
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.speed import measure_speeds
 from ovml_deploy.runtime.verified import IMAGES, record
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_all_that_work_are_timed_the_fastest_first(bundle_copy: Path, monkeypatch) -> None:

@@ -1,17 +1,24 @@
-"""What ``verify`` found is kept beside the manifest, and ``auto`` goes by it."""
+"""Results of ``verify`` are stored in the user's cache, and ``auto`` follows them."""
 
 import json
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from bundles import edit_manifest
 
 from ovml_deploy.errors import DeviceError
 from ovml_deploy.runtime import verified
-from ovml_deploy.runtime.backends import candidates, create_backend
+from ovml_deploy.runtime.backends import Backend, candidates, create_backend
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.plans import GRAPHS, Plan, PlanGraph, bundle_hash, graph_path
 from ovml_deploy.runtime.speed import Speed
 from ovml_deploy.runtime.verified import (
     GOLDENS,
@@ -22,12 +29,26 @@ from ovml_deploy.runtime.verified import (
     record,
     record_speeds,
 )
+from ovml_deploy.user_folders import cache_folder
 
 WHY = "90.00% of 50 tags are equal"
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def stored(folder: Path) -> Path:
+    """The file of a bundle in the cache."""
+    return cache_folder() / VERIFIED / f"{Bundle.open(folder).manifest_hash}.json"
+
 
 def entries(folder: Path) -> list[dict]:
-    return json.loads((folder / VERIFIED).read_text())["entries"]
+    return json.loads(stored(folder).read_text())["entries"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that a folder holds, by path in it."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def fail(folder: Path, *pairs: tuple[str, str]) -> None:
@@ -38,14 +59,14 @@ def fail(folder: Path, *pairs: tuple[str, str]) -> None:
 
 
 def test_nothing_is_known_of_a_bundle_that_was_not_verified(tiny_bundle: Path) -> None:
-    assert not (tiny_bundle / VERIFIED).exists()
+    assert not stored(tiny_bundle).exists()
     assert failed_gate(Bundle.open(tiny_bundle), create_backend("cpu")) is None
 
 
 def test_the_last_run_of_each_part_counts(bundle_copy: Path) -> None:
-    manifest = (bundle_copy / "bundle.json").read_bytes()
+    before = files(bundle_copy)
     bundle, backend = Bundle.open(bundle_copy), create_backend("cpu")
-    assert record(bundle, backend, IMAGES, {"images": 10}, [WHY]) == bundle.path / VERIFIED
+    assert record(bundle, backend, IMAGES, {"images": 10}, [WHY]) == stored(bundle_copy)
     record(bundle, backend, GOLDENS, {"stages": []}, [])
     reason = failed_gate(Bundle.open(bundle_copy), backend)
     assert reason is not None
@@ -55,14 +76,10 @@ def test_the_last_run_of_each_part_counts(bundle_copy: Path) -> None:
     record(bundle, backend, IMAGES, {"images": 20}, [])
     assert failed_gate(bundle, backend) is None
     (entry,) = entries(bundle_copy)
-    assert (entry["device"], entry["precision"], entry["model"]) == (
-        "cpu",
-        "fp32",
-        bundle.model_hash,
-    )
+    assert (entry["device"], entry["precision"]) == ("cpu", "fp32")
     assert entry["images"].items() >= {"images": 20, "passed": True, "failed": []}.items()
     assert entry["goldens"]["stages"] == []
-    assert (bundle_copy / "bundle.json").read_bytes() == manifest
+    assert files(bundle_copy) == before
     record(bundle, backend, GOLDENS, {"stages": []}, ["features has an error"])
     assert "features has an error (on 20" in str(failed_gate(bundle, backend))
 
@@ -81,12 +98,95 @@ def test_figures_are_of_a_machine_and_a_version(bundle_copy, monkeypatch, what, 
     assert len(entries(bundle_copy)) == 1 + relevant
 
 
-def test_figures_are_of_an_encoder(bundle_copy: Path) -> None:
+@pytest.mark.parametrize("name", ["encoder.onnx", "matcher.onnx", "tokenizer.json"])
+def test_figures_are_of_the_exported_files(bundle_copy: Path, name: str) -> None:
+    """Another bundle with the same golden outputs changes nothing for this one."""
     fail(bundle_copy, ("cpu", "fp32"))
-    manifest = json.loads((bundle_copy / "bundle.json").read_text())
-    manifest["files"]["encoder.onnx"]["sha256"] = "0" * 64
-    (bundle_copy / "bundle.json").write_text(json.dumps(manifest))
+    edit_manifest(bundle_copy, lambda m: m["files"][name].update(sha256="0" * 64))
     assert failed_gate(Bundle.open(bundle_copy), create_backend("cpu")) is None
+
+
+def test_copies_of_a_bundle_share_their_figures(bundle_copy: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle_copy, tmp_path / "another"))
+    fail(bundle_copy, ("cpu", "fp32"))
+    assert WHY in str(failed_gate(Bundle.open(copy), create_backend("cpu")))
+
+
+def write_plan(folder: Path, sha256: str) -> Path:
+    """A plan of a bundle whose engines have this hash."""
+    path = folder / "x.plan"
+    graphs = {
+        name: PlanGraph(graph_path(path, name).name, sha256, 1, {}, {}, {}, "fp16", {}, {})
+        for name in GRAPHS
+    }
+    Plan(path, bundle_hash(Bundle.open(folder)), "rtx", "1.7", ("sm89",), graphs).write()
+    return path
+
+
+def test_figures_of_a_plan_are_of_its_content(bundle_copy: Path) -> None:
+    """Plans have the same name wherever they lie, and keep it when they are built again."""
+    path = write_plan(bundle_copy, "a" * 64)
+    bundle = Bundle.open(bundle_copy)
+    backend = cast(Backend, SimpleNamespace(device=str(path), precision="fp16", description="plan"))
+    record(bundle, backend, IMAGES, {}, [WHY])
+    assert WHY in str(failed_gate(bundle, backend))
+    assert entries(bundle_copy)[0]["device"] == "x.plan"
+    write_plan(bundle_copy, "b" * 64)
+    assert failed_gate(bundle, backend) is None
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "link to nothing", "file"])
+def test_a_bundle_neither_directs_writes_nor_is_believed(
+    bundle_copy: Path, tmp_path: Path, kind: str
+) -> None:
+    """A bundle from elsewhere may ship a verified.json of earlier releases, or a link of that name."""
+    fail(bundle_copy, ("cpu", "fp32"))
+    shipped = bundle_copy / "verified.json"
+    outside = tmp_path / "outside"
+    if kind == "file":
+        shutil.move(stored(bundle_copy), shipped)
+    else:
+        shipped.symlink_to(outside)
+        stored(bundle_copy).unlink()
+    if kind == "link to a file":
+        outside.write_text("mine")
+    bundle, backend = Bundle.open(bundle_copy), create_backend("cpu")
+    before = files(bundle_copy)
+    assert failed_gate(bundle, backend) is None
+    record(bundle, backend, IMAGES, {}, [])
+    assert files(bundle_copy) == before
+    assert outside.exists() == (kind == "link to a file")
+    assert entries(bundle_copy)[0]["images"]["passed"]
+
+
+RECORD = """
+import sys
+from ovml_deploy.runtime import verified
+from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.runtime.speed import Speed
+
+verified._engine_version = lambda device: "1"
+bundle = Bundle.open(sys.argv[1])
+for i in range(10):
+    verified.record_speeds(bundle, [Speed(f"cpu {sys.argv[2]} {i}", "fp32", "a device", {8: 1.0})])
+"""
+
+
+def test_several_processes_lose_no_entry(bundle_copy: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RECORD, str(bundle_copy), str(number)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (0, "")
+    assert {entry["device"] for entry in entries(bundle_copy)} == {
+        f"cpu {number} {i}" for number in range(4) for i in range(10)
+    }
 
 
 @pytest.mark.parametrize(
@@ -105,7 +205,7 @@ def test_figures_are_of_an_encoder(bundle_copy: Path) -> None:
 )
 def test_a_file_of_another_making_says_nothing_and_is_replaced(bundle_copy: Path, change) -> None:
     fail(bundle_copy, ("cpu", "fp32"))
-    path = bundle_copy / VERIFIED
+    path = stored(bundle_copy)
     path.write_text(change(json.loads(path.read_text())))
     bundle, backend = Bundle.open(bundle_copy), create_backend("cpu")
     assert failed_gate(bundle, backend) is None
@@ -115,8 +215,7 @@ def test_a_file_of_another_making_says_nothing_and_is_replaced(bundle_copy: Path
 
 def test_it_is_written_whole_or_not_at_all(bundle_copy: Path, monkeypatch) -> None:
     fail(bundle_copy, ("cpu", "fp32"))
-    before = (bundle_copy / VERIFIED).read_bytes()
-    names = sorted(bundle_copy.iterdir())
+    before = files(cache_folder())
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -125,8 +224,7 @@ def test_it_is_written_whole_or_not_at_all(bundle_copy: Path, monkeypatch) -> No
     bundle, backend = Bundle.open(bundle_copy), create_backend("cpu")
     with pytest.raises(OSError, match="No space left"):
         record(bundle, backend, IMAGES, {}, [])
-    assert (bundle_copy / VERIFIED).read_bytes() == before
-    assert sorted(bundle_copy.iterdir()) == names
+    assert files(cache_folder()) == before
 
 
 def working(folder: Path) -> list[tuple[str, str]]:
@@ -222,7 +320,7 @@ def test_speeds_of_another_machine_or_run_say_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(verified, "cpu_name", lambda: "another CPU")
         assert fastest_first(bundle, PAIRS[1:]) == PAIRS[1:]
-    path = bundle_copy / VERIFIED
+    path = stored(bundle_copy)
     path.write_text(path.read_text().replace('"run": "2', '"run": "3', 1))
     assert fastest_first(bundle, PAIRS[1:]) == PAIRS[1:]  # of two runs
 
@@ -231,9 +329,9 @@ def test_speeds_of_another_machine_or_run_say_nothing(
 def test_speeds_of_another_making_say_nothing(bundle_copy: Path, known_openvino, speed) -> None:
     bundle = Bundle.open(bundle_copy)
     record_speeds(bundle, [took(pair, 1) for pair in PAIRS])
-    value = json.loads((bundle_copy / VERIFIED).read_text())
+    value = json.loads(stored(bundle_copy).read_text())
     value["entries"][1]["speed"] = value["entries"][2]["speed"] = speed
-    (bundle_copy / VERIFIED).write_text(json.dumps(value))
+    stored(bundle_copy).write_text(json.dumps(value))
     assert fastest_first(bundle, PAIRS) == PAIRS
     record(bundle, create_backend("cpu"), IMAGES, {}, [])
     assert entries(bundle_copy)[2]["images"]["passed"]

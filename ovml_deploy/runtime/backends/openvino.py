@@ -40,6 +40,8 @@ def missing() -> str | None:
             f"OpenVINO is installed and does not load ({error}): pip install --force-reinstall "
             "'ovml-deploy[openvino]'"
         )
+    except RuntimeError as error:  # its telemetry, where the user has no home folder
+        return f"OpenVINO is installed and does not load ({error})"
     return None
 
 

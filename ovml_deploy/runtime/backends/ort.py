@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,9 @@ from ovml_deploy.runtime.backends.base import Array, Graph, wanted
 from ovml_deploy.runtime.backends.recorded import RecordedEncoder
 from ovml_deploy.runtime.bundle import ENCODER, Bundle
 from ovml_deploy.runtime.gpus import find_driver, no_gpu
-from ovml_deploy.runtime.label_cache import cache_folder
 from ovml_deploy.runtime.plans import ENTERPRISE
 from ovml_deploy.runtime.threads import available_cpus, threads
+from ovml_deploy.user_folders import cache_file, go_on_without_cache
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -44,12 +44,7 @@ _CUDA = Provider("CUDAExecutionProvider", "cuda", {"use_tf32": "0"})
 PROVIDERS = {
     "cpu": Provider(_CPU, "cpu"),
     "cuda": _CUDA,
-    "tensorrt": Provider(
-        "TensorrtExecutionProvider",
-        "cuda",
-        {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1"},
-        caches=True,
-    ),
+    "tensorrt": Provider("TensorrtExecutionProvider", "cuda", caches=True),
 }
 
 
@@ -269,10 +264,7 @@ class OnnxRuntime:
             options.add_free_dimension_override_by_name("batch", batch)
         chosen = dict(provider.options)
         if provider.caches:
-            folder = cache_folder() / "tensorrt"
-            with suppress(OSError):  # it makes no parents; what cannot be made it tells of
-                folder.mkdir(parents=True, exist_ok=True)
-            chosen |= {"trt_engine_cache_path": str(folder), "trt_timing_cache_path": str(folder)}
+            chosen |= _engine_cache()
         providers: list[Any] = [(provider.name, chosen)]
         if provider.caches:
             providers.append((_CUDA.name, dict(_CUDA.options)))
@@ -283,3 +275,22 @@ class OnnxRuntime:
         except Exception as error:
             kind = BundleError if provider.name == _CPU else DeviceError
             raise kind(f"ONNX Runtime cannot load {path} on {provider.name}: {error}") from error
+
+
+def _engine_cache() -> dict[str, str]:
+    """Return TensorRT's options that keep its engines in the user's cache; none without a cache."""
+    file = cache_file("tensorrt", "engines")
+    if file is None:
+        return {}
+    folder = str(file.parent)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)  # TensorRT makes no parents
+    except OSError as error:
+        go_on_without_cache(error, file)
+        return {}
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_timing_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_path": folder,
+    }

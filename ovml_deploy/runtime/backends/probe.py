@@ -17,7 +17,7 @@ from ovml_deploy.errors import DeviceError
 from ovml_deploy.files import write_atomically
 from ovml_deploy.runtime.bundle import ENCODER, Bundle
 from ovml_deploy.runtime.cpu import cpu_name
-from ovml_deploy.runtime.label_cache import cache_folder
+from ovml_deploy.user_folders import cache_file, go_on_without_cache
 
 _BATCHES = (1, 2, 8)
 _GRAPHS = (
@@ -32,11 +32,12 @@ def require_survival(bundle: Bundle, device: str, precision: str, version: str) 
     encoder = bundle.manifest["files"][ENCODER]["sha256"]
     facts = [device, precision, version, cpu_name(), encoder, _GRAPHS]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    memory = cache_folder() / "probes" / f"{key}.json"
-    death = _recall(memory)
+    memory = cache_file("probes", f"{key}.json")
+    death = None if memory is None else _recall(memory)
     if death is None:
         death = _try(bundle, precision)
-        _remember(memory, death)
+        if memory is not None:
+            _remember(memory, death)
     if death:
         raise DeviceError(
             f"Device {device!r} in {precision} cannot run {bundle.path} on this CPU ({cpu_name()}): a "
@@ -80,8 +81,8 @@ def _remember(memory: Path, death: str) -> None:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(memory) as temporary:
             Path(temporary).write_text(json.dumps({"death": death}), "utf-8")
-    except OSError:
-        pass  # it is only tried again
+    except OSError as error:
+        go_on_without_cache(error, memory)  # it is only tried again
 
 
 def _child(engine: str, precision: str) -> None:

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ovml_deploy.errors import DataError
-from ovml_deploy.runtime.label_cache import cache_folder
+from ovml_deploy.user_folders import NoFolderError, cache_folder
 
 
 class AnswerCache:
@@ -25,7 +25,7 @@ class AnswerCache:
     def __init__(
         self, address: str, model: str, settings: str = "", folder: Path | None = None
     ) -> None:
-        self.path = (folder or cache_folder() / "answers") / "answers.sqlite"
+        self.path = (folder or _default_folder()) / "answers.sqlite"
         self._about = [address, model, settings]
         with self._connection() as connection, connection:
             connection.execute(
@@ -63,3 +63,12 @@ class AnswerCache:
                 f"The answers cannot be kept in {str(self.path)!r} ({error}). Make room there, name "
                 "another folder with --cache, or delete the file if it is damaged."
             ) from error
+
+
+def _default_folder() -> Path:
+    try:
+        return cache_folder() / "answers"
+    except NoFolderError as error:
+        raise DataError(
+            f"There is no folder to keep the answers in: {error}, or name a folder with --cache."
+        ) from error
