@@ -56,7 +56,7 @@ def test_every_tag_image_line_runs(world: Path) -> None:
 
 def test_make_cpp_builds_what_the_text_names() -> None:
     assert "make cpp" in LINES
-    wheel = Path(__import__("openvino").__file__).parent
+    wheel = Path(import_openvino().__file__).parent
     folder = built()
     command = ["make", "cpp", f"OPENVINO={wheel}", f"CPP_BUILD={folder}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
