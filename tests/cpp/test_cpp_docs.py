@@ -12,6 +12,7 @@ from cpp import SOURCES, built, onnxruntime_root, require_onnxruntime, require_t
 from shell import ROOT, run
 
 from ovml_deploy import assets
+from ovml_deploy.runtime.telemetry import import_openvino
 
 TEXT = (ROOT / "docs" / "cpp.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
