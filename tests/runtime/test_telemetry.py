@@ -1,6 +1,7 @@
 """The telemetry of packages is off, the user's choices are kept, and the host program is undisturbed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,11 @@ from pathlib import Path
 import pytest
 from shell import ROOT
 
+from ovml_deploy.runtime.telemetry import HUB_VARIABLE, ORT_VARIABLE, RAY_VARIABLE
+
 pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+
+PRIVACY = (ROOT / "docs" / "privacy.md").read_text("utf-8")
 
 #: A package in place of openvino_telemetry that writes down its use and sends nothing.
 _RECORDER = """
@@ -118,6 +123,37 @@ def test_the_models_silence_hugging_face_before_it_is_imported(tmp_path: Path) -
         "print(constants.HF_HUB_DISABLE_TELEMETRY)"
     )
     assert in_a_process(code, tmp_path) == ["True"]
+
+
+def test_the_snippet_of_the_document_runs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    (snippet,) = re.findall(r"```python\n(.*?)```", PRIVACY, re.DOTALL)
+    names = ["onnxruntime", "openvino"]
+    assert (
+        in_a_process(f"{snippet}\nfor name in {names}: print(globals()[name].__name__)", tmp_path)
+        == names
+    )
+
+
+def test_the_document_names_each_variable() -> None:
+    for variable, value in ((ORT_VARIABLE, 1), (HUB_VARIABLE, 1), (RAY_VARIABLE, 0)):
+        assert f"| `{variable}={value}` | `{variable}={1 - value}` |" in PRIVACY
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_plain_import_of_an_engine_is_refused_by_the_style(name: str) -> None:
+    pytest.importorskip("ruff", reason="the extra 'dev' is not installed")
+    command = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--quiet"]
+    plain = ["--stdin-filename", "ovml_deploy/runtime/new.py", "-"]
+    code = f"import {name}\n"
+    refused = subprocess.run(
+        [*command, *plain], input=code, cwd=ROOT, capture_output=True, text=True
+    )
+    assert "TID251" in refused.stdout
+    ours = subprocess.run(
+        [*command, "ovml_deploy", "export", "benchmarks"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ours.returncode == 0, ours.stdout
 
 
 def test_a_crash_of_the_probe_leaves_no_core(tmp_path: Path) -> None:
