@@ -39,21 +39,24 @@ def watch(tmp_path: Path) -> Callable[..., Watch]:
 
 @needs_mini
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "output"),
     [
-        ("tag", CAT, "--labels", "cat,dog", "--device", "openvino", "--precision", "fp32"),
-        ("doctor",),
-        ("index", CAT, "--out", "archive", "--device", "cpu"),
+        (
+            ("tag", CAT, "--labels", "cat", "--device", "openvino", "--precision", "fp32"),
+            "cat 1.00",
+        ),
+        (("doctor",), "verdict"),
+        (("index", CAT, "--out", "archive", "--device", "cpu"), "1 images added"),
     ],
-    ids=lambda arguments: arguments[0],
+    ids=["tag", "doctor", "index"],
 )
 def test_a_command_stays_on_the_machine(
-    watch: Callable[..., Watch], arguments: tuple[object, ...]
+    watch: Callable[..., Watch], arguments: tuple[object, ...], output: str
 ) -> None:
     watched = watch()
     done = watched.run(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert watched.violations() == []
+    assert output in done.stdout + done.stderr
+    assert watched.violations(watched.home / ".nv") == []  # CUDA's own cache, where there is a GPU
 
 
 @needs_mini

@@ -82,7 +82,10 @@ def _remember(memory: Path, death: str) -> None:
 
 
 def _leave_no_core() -> None:
-    """Keep the expected crash from writing a core file (of 1 byte at most: Linux writes none)."""
+    """Keep the crash that may follow from being dumped.
+
+    With a limit of 1 byte, Linux writes no core file and calls no crash handler.
+    """
     with suppress(ImportError, ValueError, OSError):
         import resource
 
