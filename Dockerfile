@@ -25,6 +25,8 @@ RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/ovml --no-crea
 COPY --from=build /app/.venv /app/.venv
 ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    RAY_USAGE_STATS_ENABLED=0 \
     OVML_CACHE=/var/lib/ovml/cache
 USER 10001:10001
 WORKDIR /var/lib/ovml

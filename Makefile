@@ -36,6 +36,8 @@ test: .venv/ready .venv-dev/ready  ## everything the tests need, then all of the
 	  echo "Debian's chromium is not installed and cannot be: the tests of the web page will skip"
 	@command -v exiftool >/dev/null || apt-get install -qq -y libimage-exiftool-perl >/dev/null 2>&1 || \
 	  echo "Debian's libimage-exiftool-perl is not installed and cannot be: the tests of keywords in photos will skip"
+	@command -v strace >/dev/null || apt-get install -qq -y strace >/dev/null 2>&1 || \
+	  echo "Debian's strace is not installed and cannot be: the tests of privacy see only what Python does"
 	@gst-inspect-1.0 avdec_h264 >/dev/null 2>&1 && pkg-config --exists gstreamer-app-1.0 && test -x /usr/sbin/mosquitto || \
 	  apt-get install -qq -y mosquitto python3-gst-1.0 $(GST_PACKAGES) >/dev/null 2>&1 || \
 	  echo "Debian's mosquitto and GStreamer are not installed and cannot be: their tests will skip"

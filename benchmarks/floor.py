@@ -7,8 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import openvino
-from openvino import opset13 as ops
+
+from ovml_deploy.runtime.telemetry import import_openvino
+
+openvino = import_openvino()
+ops = openvino.opset13
 
 _SIZES = ((1576, 768, 768), (1576, 768, 3072), (2048, 2048, 2048))  # [rows, inner, columns]
 _COPIED = 256 << 20  # bytes, more than any cache

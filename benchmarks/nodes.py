@@ -7,12 +7,12 @@ import argparse
 from collections import Counter
 
 import numpy as np
-import openvino
 from report import Report, add_write
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import ENCODER
 from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.telemetry import import_openvino
 from ovml_deploy.runtime.threads import available_cpus
 
 _SHOWN = 8  # kinds; the rest is summed up
@@ -28,6 +28,7 @@ def measure(engine: Engine, batch: int, calls: int) -> tuple[Counter[str], Count
         "INFERENCE_NUM_THREADS": available_cpus(),
         "PERF_COUNT": True,
     }
+    openvino = import_openvino()
     compiled = openvino.Core().compile_model(engine.bundle.file(ENCODER), "CPU", settings)
     request = compiled.create_infer_request()
     shape = (batch, *engine.bundle.preprocessing.size, 3)

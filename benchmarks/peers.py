@@ -9,6 +9,7 @@ from ovml_deploy.errors import DeviceError
 from ovml_deploy.runtime.backends.openvino import native_precisions
 from ovml_deploy.runtime.backends.probe import require_survival
 from ovml_deploy.runtime.bundle import ENCODER, MATCHER, Bundle
+from ovml_deploy.runtime.telemetry import import_onnxruntime, import_openvino
 from ovml_deploy.runtime.threads import available_cpus
 
 #: Takes pixels, uint8 ``[B, H, W, 3]``, and label embeddings ``[K, D]``.
@@ -26,8 +27,7 @@ def exported(bundle: Bundle) -> Iterator[tuple[str, Peer]]:
 
 def onnxruntime_peer(bundle: Bundle) -> tuple[str, Peer]:
     """Return the bundle's graphs in ONNX Runtime's own sessions."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cpus()  # its own default does not know of quotas
     encoder, matcher = (
@@ -43,8 +43,7 @@ def onnxruntime_peer(bundle: Bundle) -> tuple[str, Peer]:
 
 
 def _openvino(bundle: Bundle) -> tuple[str, Peer]:
-    import openvino
-
+    openvino = import_openvino()
     version = openvino.get_version().split("-")[0]
     settings = {}
     try:

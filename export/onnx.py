@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy
 import onnx
-import onnxruntime
 import open_clip
 import torch
 
@@ -47,6 +46,7 @@ from ovml_deploy.runtime.bundle import (
 )
 from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels, split_groups
 from ovml_deploy.runtime.precision import why_not_on_cpu
+from ovml_deploy.runtime.telemetry import import_onnxruntime
 from ovml_deploy.runtime.text_encoder import TextEncoder
 from ovml_deploy.runtime.verify import failures, verify
 from ovml_deploy.templates import CLIP_TEMPLATES, fill
@@ -194,7 +194,7 @@ def _manifest(
             "open_clip_torch": open_clip.__version__,
             "onnx": onnx.__version__,
             "onnxscript": version("onnxscript"),
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": import_onnxruntime().__version__,
             "numpy": numpy.__version__,
         },
     }

@@ -11,14 +11,18 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from export.compact import store_compactly
 from ovml_deploy.errors import ExportError
+from ovml_deploy.runtime.telemetry import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime  # noqa: TID251
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 BFLOAT16_OPSET = 22  # the first whose Conv takes bfloat16
@@ -273,12 +277,12 @@ def with_plain_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return plain
 
 
-def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+def open_session(model: onnx.ModelProto) -> "onnxruntime.InferenceSession":
     """Load a graph in ONNX Runtime on the CPU, however large it is."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         save_graph(model, path)
-        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:

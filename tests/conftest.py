@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 from backbones import CONFIGS, TUNED, make_hf_folder, randomise
 
+from ovml_deploy.runtime.telemetry import silence_hugging_face, silence_onnxruntime
+
+silence_onnxruntime()  # tests import it directly, too
+silence_hugging_face()
+
 # torch and open_clip are imported inside: the runtime's tests must also run without them.
 
 TEMPLATES = ("a photo of a {}.", "there is a {} in the scene.")

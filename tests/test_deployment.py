@@ -322,6 +322,19 @@ def test_the_unit_runs_the_server() -> None:
     assert seconds(settings["TimeoutStopSec"][0]) > Settings().drain
 
 
+def test_telemetry_is_off_where_own_scripts_run_too() -> None:
+    image = shlex.split(last("ENV"))
+    assert {"ORT_DISABLE_TELEMETRY=1", "RAY_USAGE_STATS_ENABLED=0"} <= set(image)
+    assert "ORT_DISABLE_TELEMETRY=1" in unit()["Environment"]
+
+
+def test_pods_open_no_connection() -> None:
+    objects = documents("kubernetes.yaml")
+    policy = objects["NetworkPolicy"]["spec"]
+    assert policy["podSelector"] == objects["Deployment"]["spec"]["selector"]
+    assert (policy["policyTypes"], policy["egress"]) == (["Egress"], [])
+
+
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:

@@ -2,11 +2,17 @@
 #define ORT_API_MANUAL_INIT  // or a library older than the headers would crash before main
 #include <onnxruntime_cxx_api.h>
 
+#include <cstdlib>
+
 #include "engine.h"
 
 namespace ovml {
 
 namespace {
+
+// Switches ONNX Runtime's telemetry off, unless the variable is set already (docs/privacy.md). This runs
+// when the library is loaded, as early as possible: setenv must not run beside another thread's getenv.
+[[maybe_unused]] const int telemetry_off = setenv("ORT_DISABLE_TELEMETRY", "1", 0);
 
 // The one environment of the process. It is never freed, as threads of it may outlive main.
 Ort::Env& environment() {

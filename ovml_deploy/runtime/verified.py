@@ -10,7 +10,6 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import import_module
 from math import inf
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +22,7 @@ from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.cpu import cpu_name
 from ovml_deploy.runtime.gpus import find_driver
 from ovml_deploy.runtime.plans import Plan
+from ovml_deploy.runtime.telemetry import import_onnxruntime, import_openvino
 from ovml_deploy.runtime.threads import available_cpus
 from ovml_deploy.user_folders import cache_file, cache_folder
 
@@ -188,7 +188,7 @@ def _key(device: str, precision: str) -> dict[str, str]:
 def _engine_version(device: str) -> str:
     if device.endswith(PLAN):
         return Plan.read(device).tensorrt
-    module = import_module("openvino" if device == "openvino" else "onnxruntime")
+    module = import_openvino() if device == "openvino" else import_onnxruntime()
     return str(module.__version__)
 
 

@@ -12,6 +12,7 @@ from cpp import SOURCES, built, onnxruntime_root, require_onnxruntime, require_t
 from shell import ROOT, run
 
 from ovml_deploy import assets
+from ovml_deploy.runtime.telemetry import import_openvino
 
 TEXT = (ROOT / "docs" / "cpp.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -56,7 +57,7 @@ def test_every_tag_image_line_runs(world: Path) -> None:
 
 def test_make_cpp_builds_what_the_text_names() -> None:
     assert "make cpp" in LINES
-    wheel = Path(__import__("openvino").__file__).parent
+    wheel = Path(import_openvino().__file__).parent
     folder = built()
     command = ["make", "cpp", f"OPENVINO={wheel}", f"CPP_BUILD={folder}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -18,6 +18,7 @@ _OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",  # no look-ups
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )

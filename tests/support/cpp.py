@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from shell import ROOT
 
+from ovml_deploy.runtime.telemetry import import_onnxruntime, import_openvino
+
 SOURCES = ROOT / "cpp_examples"
 
 #: Debian's packages by what they bring.
@@ -37,14 +39,16 @@ def require_toolchain() -> None:
     ]
     if missing:
         pytest.skip(f"C++ is not built without Debian's {' '.join(missing)}")
-    pytest.importorskip("openvino", reason="C++ is not built without the openvino wheel")
+    try:
+        import_openvino()
+    except ImportError:
+        pytest.skip("C++ is not built without the openvino wheel")
 
 
 @functools.cache
 def onnxruntime_root() -> Path | None:
     """The folder of ``make build/onnxruntime``, if its library is of the Python runtime's version."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     folder = ROOT / "build" / "onnxruntime"
     library = folder / "lib" / f"libonnxruntime.so.{onnxruntime.__version__}"
     return folder if library.exists() else None
@@ -63,11 +67,9 @@ def built(kind: str = "test", *targets: str) -> Path:
     The first build takes a minute or two; later ones only what was changed.
     """
     require_toolchain()
-    import openvino
-
     folder = ROOT / "build" / f"cpp-{kind}"
     folder.mkdir(parents=True, exist_ok=True)
-    wheel = Path(openvino.__file__).parent
+    wheel = Path(import_openvino().__file__).parent
     options = {
         "OpenVINO_DIR": wheel / "cmake",
         "CMAKE_DISABLE_FIND_PACKAGE_OpenVINO": "ON" if kind == "onnxruntime" else "OFF",

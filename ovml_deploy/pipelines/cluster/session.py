@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovml_deploy.errors import MissingDependencyError, OvmlError, UsageError
+from ovml_deploy.runtime.telemetry import silence_ray
 from ovml_deploy.runtime.threads import available_cpus
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         yield ray
         return
     address = cluster.address or os.environ.get(_ADDRESS)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    silence_ray()
     options: dict[str, Any] = {"address": address}
     if address is None:
         cpus = max(available_cpus(), 1)

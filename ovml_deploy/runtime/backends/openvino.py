@@ -4,7 +4,6 @@ OpenVINO's own package, not ONNX Runtime's plugin for it: that one offers no dev
 are not Intel's, and a label matrix can be made part of a graph only here.
 """
 
-import importlib
 import importlib.util
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -19,10 +18,11 @@ from ovml_deploy.errors import DeviceError
 from ovml_deploy.runtime.backends.base import Array, wanted
 from ovml_deploy.runtime.backends.probe import require_survival
 from ovml_deploy.runtime.bundle import Bundle
+from ovml_deploy.runtime.telemetry import import_openvino
 from ovml_deploy.runtime.threads import available_cpus, threads
 
 if TYPE_CHECKING:
-    import openvino
+    import openvino  # noqa: TID251
 
 #: OpenVINO's names of our precisions: as a hint, and in what it says a CPU can do.
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -34,7 +34,7 @@ def missing() -> str | None:
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed: pip install 'ovml-deploy[openvino]'"
     try:
-        importlib.import_module("openvino")
+        import_openvino()
     except ImportError as error:
         return (
             f"OpenVINO is installed and does not load ({error}): pip install --force-reinstall "
@@ -52,9 +52,8 @@ def _core() -> "openvino.Core":
     Each core gives its thread a stack for signals and, when it is freed, the one of before, which
     may be another core's that is gone: the next signal would end the process.
     """
-    import openvino
-
-    return openvino.Core()
+    core: openvino.Core = import_openvino().Core()
+    return core
 
 
 def native_precisions() -> list[str]:
@@ -105,12 +104,11 @@ class _Compiled:
             raise DeviceError(f"OpenVINO cannot fix inputs {shapes}: {error}") from error
 
     def _fixed(self, inputs: Mapping[str, np.ndarray]) -> "_Compiled":
-        from openvino import opset13
-
+        opset = import_openvino().opset13
         model = self._model.clone()
         for name, value in inputs.items():
             (parameter,) = [p for p in model.get_parameters() if p.output(0).any_name == name]
-            constant = opset13.constant(value)  # a copy: it takes no read-only memory
+            constant = opset.constant(value)  # a copy: it takes no read-only memory
             for user in parameter.output(0).get_target_inputs():
                 user.replace_source_output(constant.output(0))
             model.remove_parameter(parameter)
@@ -142,8 +140,6 @@ class OpenVINO:
     def __init__(self, precision: str = "fp32", graph: str = "fp32") -> None:
         if (reason := missing()) is not None:
             raise DeviceError(f"The device 'openvino' cannot be used: {reason}.")
-        import openvino
-
         able = ["fp32", *native_precisions()] if graph == "fp32" else [graph]
         if precision not in able:
             raise DeviceError(
@@ -153,7 +149,7 @@ class OpenVINO:
         # a graph of lower precision says itself where, and all else in it is to stay float32
         self._hint = _HINTS[precision] if graph == "fp32" else _HINTS["fp32"]
         self._threads = available_cpus()
-        self.version = openvino.get_version().split("-")[0]
+        self.version = import_openvino().get_version().split("-")[0]
         self.description = (
             f"OpenVINO {self.version} on CPU, {threads(self._threads)}, {self.precision}"
         )

@@ -19,11 +19,12 @@ from ovml_deploy.runtime.backends.recorded import RecordedEncoder
 from ovml_deploy.runtime.bundle import ENCODER, Bundle
 from ovml_deploy.runtime.gpus import find_driver, no_gpu
 from ovml_deploy.runtime.plans import ENTERPRISE
+from ovml_deploy.runtime.telemetry import import_onnxruntime
 from ovml_deploy.runtime.threads import available_cpus, threads
 from ovml_deploy.user_folders import cache_file, go_on_without_cache
 
 if TYPE_CHECKING:
-    import onnxruntime
+    import onnxruntime  # noqa: TID251
 
 _CPU = "CPUExecutionProvider"
 #: What must not run on the CPU where a GPU was asked for; the work on shapes may.
@@ -54,9 +55,7 @@ def missing(device: str) -> str | None:
     if importlib.util.find_spec("onnxruntime") is None:
         return f"ONNX Runtime is not installed: pip install 'ovml-deploy[{extra}]'"
     try:
-        import onnxruntime
-
-        providers = onnxruntime.get_available_providers()
+        providers = import_onnxruntime().get_available_providers()
     except (ImportError, AttributeError) as error:  # what is left where one package removed both
         return (
             f"ONNX Runtime is installed and does not load ({error}): pip uninstall onnxruntime "
@@ -75,8 +74,7 @@ def missing(device: str) -> str | None:
 
 def _old_driver() -> str | None:
     """Return why the driver is too old for the CUDA that ONNX Runtime was built for."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     driver, built_for = find_driver(), str(getattr(onnxruntime, "cuda_version", ""))
     major = built_for.partition(".")[0]
     if driver is None or not major.isdecimal() or driver.cuda[0] >= int(major):
@@ -89,9 +87,7 @@ def _old_driver() -> str | None:
 
 def _why_not_started(provider: str) -> str:
     """Return what the system's loader says of a provider's library, such as which one it lacks."""
-    import onnxruntime
-
-    folder = Path(onnxruntime.__file__).parent / "capi"
+    folder = Path(import_onnxruntime().__file__).parent / "capi"
     kind = provider.removesuffix("ExecutionProvider").lower()
     try:
         for name in ("shared", kind):
@@ -158,11 +154,10 @@ class _Session:
 
     def fix(self, inputs: Mapping[str, np.ndarray]) -> "_Session":
         """Copy inputs to the device; on the CPU they are used where they lie."""
-        from onnxruntime import OrtValue
-
+        ort_value = import_onnxruntime().OrtValue
         try:
             placed = {
-                name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._memory)
+                name: ort_value.ortvalue_from_numpy(np.ascontiguousarray(value), self._memory)
                 for name, value in inputs.items()
             }
         except Exception as error:  # such as too little memory on the device
@@ -201,8 +196,7 @@ class OnnxRuntime:
     ) -> None:
         if (reason := missing(device)) is not None:
             raise DeviceError(f"The device {device!r} cannot be used: {reason}.")
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         # ONNX Runtime writes to the terminal by itself; errors reach us as exceptions anyway.
         onnxruntime.set_default_logger_severity(3)
         self.device = device
@@ -253,8 +247,7 @@ class OnnxRuntime:
     def _session(
         self, path: Path, provider: Provider, batch: int | None = None, callers: int = 1
     ) -> "onnxruntime.InferenceSession":
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, self._threads // callers)
         # threads that spin between calls take the processor from decoding: docs/speed.md

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ovml_deploy.errors import DeviceError
@@ -85,11 +86,24 @@ def _remember(memory: Path, death: str) -> None:
         go_on_without_cache(error, memory)  # it is only tried again
 
 
+def _leave_no_core() -> None:
+    """Keep the crash that may follow from being dumped.
+
+    With a limit of 1 byte, Linux writes no core file and calls no crash handler.
+    """
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else 1, hard))
+
+
 def _child(engine: str, precision: str) -> None:
     import numpy as np
 
     from ovml_deploy.runtime.backends.openvino import OpenVINO
 
+    _leave_no_core()
     bundle = Bundle.open(engine)
     encoder = OpenVINO(precision, bundle.precision).compile(bundle.inside(ENCODER))
     for batch in _BATCHES:

