@@ -31,22 +31,27 @@ def keywords_command(
         vocab: a label file, a vocabulary file, or the name of one in the bundle
         labels: the labels themselves, separated by commas
         top_k: at most so many keywords a photo
-        threshold: only tags with at least this score; default: a calibrated vocabulary's own
+        threshold: only tags with at least this score; default: a calibrated vocabulary's own. Labels
+            and uncalibrated vocabularies have none, so they need it
         prefix: text before each keyword, to tell them from those that a person gave
         overwrite: make copies anew that are there
         device: auto, cpu, openvino, cuda, tensorrt, or a .plan file; only auto chooses by itself
         precision: auto (the fastest the device has), or fp32, bf16, fp16, int8
         batch_size: images encoded at once
     """
-    from ovml_deploy.pipelines.keywords import plan_copies, write_keywords
+    from ovml_deploy.pipelines.keywords import check_threshold, plan_copies, write_keywords
     from ovml_deploy.pipelines.keywords.exiftool import find_exiftool
-    from ovml_deploy.runtime.tagger import Tagger
+    from ovml_deploy.runtime.bundle import Bundle
+    from ovml_deploy.runtime.tagger import Tagger, stored_vocabulary
 
     if vocab is not None and labels is not None:
         raise UsageError("Give --vocab or --labels, not both.")
     find_exiftool()  # before the model is loaded, what is wrong with the command line
     total = len(plan_copies(photos, out))
     words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
+    bundle = Bundle.open(engine)
+    source = bundle.default_vocabulary if words is None else words
+    check_threshold(None if source is None else stored_vocabulary(bundle, source), threshold)
     tagger = Tagger.load(engine, device, words, output.show_encoding, precision)
     output.show_engine(tagger.engine)
     copies = write_keywords(tagger, photos, out, top_k, threshold, prefix, overwrite, batch_size)
