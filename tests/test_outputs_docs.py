@@ -123,7 +123,7 @@ def test_keywords(world: Path, run_all) -> None:
     assert xmp_keywords(world / "tagged" / "cat.jpg") == ["cat"]
     assert iptc_keywords(world / "tagged" / "cat.jpg") == ["cat"]
     assert "auto: cat" in xmp_keywords(world / "tagged-mine" / "cat.jpg")
-    assert said[-1].startswith("copies/cat.jpg ('cat', ")
+    assert said[-1].startswith("copies/cat.jpg ('cat',)")
 
 
 @needs_exiftool
