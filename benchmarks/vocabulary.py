@@ -31,10 +31,11 @@ from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import TOKENIZER
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.label_cache import LabelCache
+from ovml_deploy.runtime.prompt_tokenizer import PromptTokenizer
 from ovml_deploy.runtime.results import select_tags
 from ovml_deploy.runtime.selfcheck import relative_error
 from ovml_deploy.runtime.tagger import Tagger, VocabularySource
-from ovml_deploy.runtime.text_encoder import PromptTokenizer, TextEncoder
+from ovml_deploy.runtime.text_encoder import TextEncoder
 from ovml_deploy.runtime.turns import median, quantiles, ratio, take_turns
 from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.templates import fill

@@ -9,6 +9,7 @@
 #include <future>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "ovml/tagger.h"
 
@@ -35,6 +36,7 @@ double number(const std::string& text) {
 
 Options parse(const std::vector<std::string>& words) {
   Options made;
+  std::set<std::string> given;
   const auto wrong = [](const std::string& why) -> void {
     throw ovml::Error(ovml::Code::argument, why +
                                                 " Usage: tag_image --bundle DIR [--labels a,b,c | "
@@ -48,7 +50,8 @@ Options parse(const std::vector<std::string>& words) {
       made.images.push_back(word);
       continue;
     }
-    if (i + 1 == words.size()) wrong(word + " needs a value.");
+    if (i + 1 == words.size() || words[i + 1].substr(0, 2) == "--") wrong(word + " needs a value.");
+    if (!given.insert(word).second) wrong(word + " is given twice.");
     const std::string& value = words[++i];
     if (word == "--bundle") made.bundle = value;
     else if (word == "--labels") made.labels = value;
@@ -134,6 +137,7 @@ int run(const Options& options) {
   const auto vocabulary = tagger.vocabulary();
   ovml::require(vocabulary != nullptr, ovml::Code::vocabulary,
                 "The bundle has no default vocabulary. Give --labels or --vocab.");
+  if (!vocabulary->warning.empty()) std::cerr << "warning: " << vocabulary->warning << "\n";
   const auto read = [&](std::size_t start) {
     return std::async(std::launch::async,
                       [&tagger, &options, start] { return read_batch(tagger, options.images, start); });

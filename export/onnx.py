@@ -44,7 +44,8 @@ from ovml_deploy.runtime.bundle import (
     Bundle,
     write_manifest,
 )
-from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels, split_groups
+from ovml_deploy.runtime.label_files import read_grouped_labels
+from ovml_deploy.runtime.labels import LabelSource, split_groups
 from ovml_deploy.runtime.precision import why_not_on_cpu
 from ovml_deploy.runtime.telemetry import import_onnxruntime
 from ovml_deploy.runtime.text_encoder import TextEncoder
@@ -73,13 +74,15 @@ def export_bundle(
     out: str | Path,
     vocabularies: Mapping[str, LabelSource] | None = None,
     precision: str = "fp32",
+    allow_same: bool = False,
 ) -> Bundle:
     """Write the bundle of ``model`` to the folder ``out``, whole or not at all.
 
     ``vocabularies``: label lists by name, encoded and stored; the first becomes the default. For a
     prompt-tuned model they may be mappings from labels to groups (None: of no group). The graphs
     must agree with PyTorch fp32 (``export.verify``), or ExportError is raised and ``out`` stays as
-    it was. ``precision``: of the encoder's products, "fp32", "fp16" or "bf16".
+    it was. ``precision``: of the encoder's products, "fp32", "fp16" or "bf16". ``allow_same``: store
+    labels that the model cannot tell apart, too, with a warning; otherwise they are a LabelError.
     """
     target = Path(out)
     if precision not in PRECISIONS:
@@ -104,14 +107,17 @@ def export_bundle(
         write_manifest(folder, manifest)
         bundle = Bundle.open(folder)
         backend = create_backend("cpu")
+        encoder = TextEncoder(bundle, backend)
+        if not allow_same:
+            for labels in lists.values():  # before the long work
+                encoder.check(labels)
         found = measure_parity(model, bundle, backend)
         require_parity(found, precision)
-        encoder = TextEncoder(bundle, backend)
         for name, labels in lists.items():
             prompts = [fill(model.templates[0], label) for label in texts[name]]
             check_tokenizer(model.backbone, folder / TOKENIZER, prompts)
             path = folder / VOCABULARIES / f"{name}.safetensors"
-            encoder.vocabulary(labels, name).save(path)
+            encoder.vocabulary(labels, name, allow_same=allow_same).save(path)
         manifest["parity"] = {
             "backend": backend.description,
             "machine": platform.processor() or platform.machine(),
@@ -214,7 +220,7 @@ def main(
     Args:
         ckpt: a checkpoint of 'ovml-deploy train', or one of the official QKS release
         out: the bundle's folder; default: build/NAME after the checkpoint
-        vocab: a label file (UTF-8, one a line) to encode as the bundle's default vocabulary; default:
+        vocab: a label file (docs/labels.md) to encode as the bundle's default vocabulary; default:
             the labels the checkpoint was trained with, seen and unseen, or tuned for. For tuned
             prompts, a label of no tuning may name its group after a TAB.
         backbone: an open_clip model, for official checkpoints and zero-shot bundles
@@ -226,7 +232,8 @@ def main(
     target = Path(out) if out else Path("build") / name
     given = {Path(vocab).stem: read_grouped_labels(vocab)} if vocab else None
     model = load_model(ckpt, backbone, pretrained)
-    bundle = export_bundle(model, target, given or _trained_labels(model), precision)
+    lists = given or _trained_labels(model)
+    bundle = export_bundle(model, target, lists, precision, allow_same=given is None)
     _report(bundle)
 
 

@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from ovml_deploy.errors import ExportError
 from ovml_deploy.models.backbone import Backbone
 from ovml_deploy.runtime.bundle import TextSettings
-from ovml_deploy.runtime.text_encoder import PromptTokenizer
+from ovml_deploy.runtime.prompt_tokenizer import PromptTokenizer
 
 _CLEANERS = {
     _clean_lower: "lower",

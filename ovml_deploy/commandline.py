@@ -5,6 +5,7 @@ images failed; 130 interrupted.
 """
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,11 @@ from typing import Any
 
 import fire
 import fire.decorators
+import fire.helptext
 from fire.core import FireExit
 from fire.decorators import SetParseFn, SetParseFns
 
+from ovml_deploy import arguments
 from ovml_deploy.errors import MissingDependencyError, OvmlError, UsageError
 
 SOME_FAILED = 3
@@ -25,6 +28,8 @@ INTERRUPTED = 130
 
 # Fire marks what it decorates with this attribute, and would list it in --help as a group.
 fire.decorators.FIRE_METADATA = "_fire_metadata"
+# Options are not abbreviated, so that a further option changes the meaning of no command line.
+fire.helptext._GetShortFlags = lambda flags: []
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,10 @@ def command(**types: Callable[[str], Any]) -> Callable[[Callable[..., Any]], Cal
         def parsed(*args: Any, **kwargs: Any) -> Job:
             return Job(functools.partial(function, *args, **kwargs))
 
-        return SetParseFns(**types)(SetParseFn(str)(parsed))
+        switches = frozenset(name for name, read in types.items() if read is flag)
+        setattr(parsed, arguments.SWITCHES, switches)
+        parsers = {name: arguments.named(name, read) for name, read in types.items()}
+        return SetParseFns(**parsers)(SetParseFn(str)(parsed))
 
     return decorate
 
@@ -60,9 +68,12 @@ def count(text: str) -> int:
 def number(text: str) -> float:
     """Read a number."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise UsageError(f"{text!r} is not a number.") from None
+        value = math.nan
+    if math.isnan(value):
+        raise UsageError(f"{text!r} is not a number.")
+    return value
 
 
 def flag(text: str) -> bool:
@@ -96,9 +107,9 @@ def needs_extra(extra: str) -> Iterator[None]:
 def run(component: Any, name: str, argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` (default: this process's) names; return its exit code."""
     _escape_what_cannot_be_printed()
-    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        job = fire.Fire(component, arguments, name=name, serialize=_silent)
+        words = arguments.checked(component, name, sys.argv[1:] if argv is None else argv)
+        job = fire.Fire(component, words, name=name, serialize=_silent)
         code = (job._run() or 0) if isinstance(job, Job) else 0
         sys.stdout.flush()  # here, where a closed pipe is met
         return code

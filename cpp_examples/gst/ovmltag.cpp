@@ -141,12 +141,19 @@ void post(OvmlTag* self, GstStructure* structure) {
   gst_element_post_message(GST_ELEMENT(self), gst_message_new_element(GST_OBJECT(self), structure));
 }
 
+// Tell of labels that the tokenizer does not know.
+void warn(OvmlTag* self, const ovml::Vocabulary& now) {
+  if (!now.warning.empty())
+    GST_ELEMENT_WARNING(self, LIBRARY, SETTINGS, ("%s", now.warning.c_str()), (nullptr));
+}
+
 // On the swapper's thread: tell of new words, or of words that were not taken.
 void report(OvmlTag* self, const ovml::Words& kept, const ovml::Words& asked,
             const std::shared_ptr<const ovml::Vocabulary>& now, const std::string& error) {
   if (now) {
     post(self, gst_structure_new("ovmltag-words", "vocabulary", G_TYPE_STRING, now->id.c_str(), "count",
                                  G_TYPE_UINT, static_cast<guint>(now->labels.size()), nullptr));
+    warn(self, *now);
     return;
   }
   {
@@ -171,6 +178,7 @@ gboolean start(GstBaseTransform* base) {
     state.tagger = std::make_shared<ovml::Tagger>(settings.bundle, ovml::open_backend(settings.device));
     if (!(settings.words == ovml::Words{}) || state.tagger->vocabulary() == nullptr)
       state.tagger->use_vocabulary(ovml::vocabulary_of(*state.tagger, settings.words));
+    warn(self, *state.tagger->vocabulary());
     auto kept = std::make_shared<ovml::Words>(settings.words);
     auto swapper = std::make_unique<ovml::Swapper>(
         state.tagger, [self, kept](const auto& asked, const auto& now, const std::string& error) {

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <set>
 #include <string_view>
 
 #include "frames.h"
@@ -55,6 +56,7 @@ double number(const std::string& text, double least, double most) {
 
 Options parse(const std::vector<std::string>& words) {
   Options made;
+  std::set<std::string> given;
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
     if (word.substr(0, 2) != "--") {
@@ -62,7 +64,8 @@ Options parse(const std::vector<std::string>& words) {
       made.source = word;
       continue;
     }
-    if (++i == words.size()) wrong(word + " needs a value.");
+    if (++i == words.size() || words[i].substr(0, 2) == "--") wrong(word + " needs a value.");
+    if (!given.insert(word).second) wrong(word + " is given twice.");
     if (word == "--bundle") made.bundle = words[i];
     else if (word == "--device") made.device = words[i];
     else if (word == "--labels") made.words.labels = words[i];

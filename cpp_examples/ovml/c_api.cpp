@@ -123,6 +123,15 @@ ovml_code ovml_use_vocabulary(ovml_tagger* tagger, const char* source) {
   });
 }
 
+const char* ovml_warning(const ovml_tagger* tagger) {
+  thread_local std::string warning;
+  warning.clear();
+  guarded([&] {
+    if (const auto vocabulary = checked(tagger).vocabulary()) warning = vocabulary->warning;
+  });
+  return warning.c_str();
+}
+
 ovml_code ovml_tag_file(const ovml_tagger* tagger, const char* path, const ovml_selection* selection,
                         ovml_tags** tags) {
   ovml::Image image;

@@ -52,6 +52,10 @@ OVML_API ovml_code ovml_use_labels(ovml_tagger* tagger, const char* const* label
 /* source: the name of one in the bundle, a .safetensors file, or a file with a label a line. */
 OVML_API ovml_code ovml_use_vocabulary(ovml_tagger* tagger, const char* source);
 
+/* What to tell of the vocabulary in use, such as labels that the tokenizer does not know; "" if nothing.
+ * Valid until the next call of this function on this thread. */
+OVML_API const char* ovml_warning(const ovml_tagger* tagger);
+
 /* Tag an image: a JPEG or PNG file, its bytes, or RGB pixels (rows `stride` bytes apart). selection:
  * NULL stands for {5, -1}. Free *tags with ovml_free_tags. */
 OVML_API ovml_code ovml_tag_file(const ovml_tagger* tagger, const char* path,

@@ -4,8 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "files.h"
-#include "text.h"
+#include "label_file.h"
 
 namespace ovml {
 
@@ -13,7 +12,6 @@ namespace {
 
 constexpr std::size_t checked_images = 2;
 constexpr double same_features = 1e-6;
-constexpr std::uint64_t most_label_bytes = 2u << 30;
 
 double tolerance(const std::string& precision) {  // as in runtime/precision.py
   return precision == "fp16" ? 1e-2 : precision == "bf16" ? 5e-2 : precision == "int8" ? 1.5e-1 : 1e-4;
@@ -146,9 +144,15 @@ std::shared_ptr<const Vocabulary> Tagger::load_vocabulary(const std::string& sou
   const auto names = bundle_.vocabulary_names();
   const bool stored = std::find(names.begin(), names.end(), source) != names.end();
   std::error_code failed;
-  if (std::filesystem::is_regular_file(path, failed))
-    return make_vocabulary(label_lines(read_file(path, most_label_bytes, Code::label)),
-                           path.stem().string());
+  if (std::filesystem::is_regular_file(path, failed)) {
+    const LabelFile file = read_label_file(path);
+    try {
+      return text_encoder().vocabulary(file.labels, path.stem().string(), file.places);
+    } catch (const Error& error) {
+      if (error.code != Code::label) throw;
+      throw Error(Code::label, path.string() + ": " + error.what());
+    }
+  }
   require(stored, Code::vocabulary,
           "The bundle " + bundle_.path.string() + " has no vocabulary '" + source +
               "', and there is no such file.");

@@ -6,6 +6,7 @@
 #include <unicode/unistr.h>
 #include <unicode/utf8.h>
 
+#include <algorithm>
 #include <cctype>
 #include <unordered_map>
 
@@ -13,16 +14,10 @@ namespace ovml {
 
 namespace {
 
-constexpr std::size_t most_label_chars = 256, most_labels = 5'000'000;
+constexpr std::size_t most_label_chars = 256, most_labels = 5'000'000, most_listed = 200;
 
 bool is_space(char32_t c) {
   return u_isUWhiteSpace(static_cast<UChar32>(c)) || (c >= 0x1c && c <= 0x1f);
-}
-
-std::u32string_view stripped(std::u32string_view text) {
-  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
-  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
-  return text;
 }
 
 std::u32string lower(std::u32string_view text) {
@@ -106,14 +101,31 @@ std::string encode_utf8(std::u32string_view text) {
   return made;
 }
 
-std::vector<std::string> check_labels(const std::vector<std::string>& labels) {
+std::u32string_view stripped(std::u32string_view text) {
+  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+  return text;
+}
+
+std::string listed(const std::vector<std::string>& items) {
+  std::string made;
+  for (std::size_t i = 0; i < std::min(items.size(), most_listed); ++i)
+    made += (i > 0 ? "; " : "") + items[i];
+  if (items.size() > most_listed)
+    made += "; and " + std::to_string(items.size() - most_listed) + " more";
+  return made;
+}
+
+std::vector<std::string> check_labels(const std::vector<std::string>& labels, const Places& places) {
   require(!labels.empty(), Code::label, "There are no labels. Give at least one.");
   require(labels.size() <= most_labels, Code::label,
           "More than " + std::to_string(most_labels) + " labels; split the vocabulary.");
+  std::string unit = places.unit;
+  unit[0] = static_cast<char>(std::toupper(unit[0]));
   std::unordered_map<std::string, std::size_t> seen;
-  std::vector<std::string> made;
+  std::vector<std::string> made, repeated;
   for (std::size_t i = 0; i < labels.size(); ++i) {
-    const std::string where = "Label " + std::to_string(i + 1);
+    const std::string where = unit + " " + std::to_string(places.number(i));
     const std::u32string whole = decode_utf8(labels[i], Code::label, where);
     const std::u32string_view text = stripped(whole);
     require(!text.empty(), Code::label, where + " is empty. Remove it.");
@@ -126,16 +138,17 @@ std::vector<std::string> check_labels(const std::vector<std::string>& labels) {
               where + " holds an unprintable character. Remove it.");
     }
     made.push_back(encode_utf8(text));
-    const auto [first, fresh] = seen.emplace(made.back(), i + 1);
-    require(fresh, Code::label,
-            where + " ('" + made.back() + "') repeats label " + std::to_string(first->second) +
-                ". Remove one of them.");
+    const auto [first, fresh] = seen.emplace(made.back(), places.number(i));
+    if (!fresh)
+      repeated.push_back(where + " ('" + made.back() + "') repeats " + places.unit + " " +
+                         std::to_string(first->second));
   }
+  require(repeated.empty(), Code::label,
+          listed(repeated) + ". Remove " + (repeated.size() == 1 ? "it." : "the repeated ones."));
   return made;
 }
 
 std::vector<std::string> label_lines(std::string_view text) {
-  if (text.substr(0, 3) == "\xef\xbb\xbf") text.remove_prefix(3);
   std::vector<std::string> lines;
   while (!text.empty()) {
     const auto end = std::min(text.find_first_of("\r\n"), text.size());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "files.h"
@@ -111,7 +112,8 @@ std::vector<std::int64_t> TextEncoder::token_ids(const std::string& text) const 
 }
 
 std::shared_ptr<const Vocabulary> TextEncoder::vocabulary(const std::vector<std::string>& given,
-                                                          const std::string& name) const {
+                                                          const std::string& name,
+                                                          const Places& places) const {
   Vocabulary made;
   made.name = name;
   std::vector<std::string> groups;
@@ -123,7 +125,7 @@ std::shared_ptr<const Vocabulary> TextEncoder::vocabulary(const std::vector<std:
     made.labels.push_back(std::move(label));
     groups.push_back(std::move(group));
   }
-  made.labels = check_labels(made.labels);
+  made.labels = check_labels(made.labels, places);
   const std::size_t width = bundle_.label_dim;
   made.embeddings = {{made.labels.size(), width}, std::vector<float>(made.labels.size() * width)};
   float* const embeddings = made.embeddings.values.data();
@@ -139,6 +141,8 @@ std::shared_ptr<const Vocabulary> TextEncoder::vocabulary(const std::vector<std:
                 "', so it cannot be in '" + groups[i] + "'. Name no group for it.");
     std::copy_n(&tuned_embeddings_.values[known->second.row * width], width, embeddings + i * width);
   }
+  check_distinct(missing, made.labels, groups, places);
+  made.warning = warning(missing, made.labels, places);
   const std::size_t prompts = bundle_.learned_tokens ? branches : bundle_.templates.size();
   const std::size_t step = std::min(labels_at_once, std::max<std::size_t>(1, prompts_a_step / prompts));
   for (std::size_t start = 0; start < missing.size(); start += step) {
@@ -153,6 +157,64 @@ std::shared_ptr<const Vocabulary> TextEncoder::vocabulary(const std::vector<std:
   made.text_hash = bundle_.text_hash;
   made.prompt_hash = bundle_.prompt_hash;
   return Vocabulary::make(std::move(made));
+}
+
+std::vector<std::int64_t> TextEncoder::one_prompt(const std::string& label,
+                                                  const std::string& group) const {
+  if (bundle_.learned_tokens)
+    return learned_prompt(label, token_ids(fill(bundle_.templates[0], label)), 0, group);
+  const auto shortest =
+      std::min_element(bundle_.templates.begin(), bundle_.templates.end(),
+                       [](const auto& a, const auto& b) { return a.size() < b.size(); });
+  return token_ids(fill(*shortest, label));
+}
+
+// Error that lists all labels whose prompts have the same ids. Those with the same ids in one prompt
+// are compared by all.
+void TextEncoder::check_distinct(const std::vector<std::size_t>& which,
+                                 const std::vector<std::string>& labels,
+                                 const std::vector<std::string>& groups, const Places& places) const {
+  std::map<std::vector<std::int64_t>, std::vector<std::size_t>> alike;
+  for (const std::size_t i : which) alike[one_prompt(labels[i], groups[i])].push_back(i);
+  std::map<std::size_t, std::vector<std::size_t>> same;  // by the first of them
+  for (const auto& [ids, some] : alike) {
+    if (some.size() == 1) continue;
+    std::map<Rows, std::vector<std::size_t>> sets;
+    for (const std::size_t i : some) {
+      Rows rows;
+      add_prompts(labels[i], groups[i], rows);
+      sets[std::move(rows)].push_back(i);
+    }
+    for (const auto& [rows, found] : sets)
+      if (found.size() > 1) same[found[0]] = found;
+  }
+  std::vector<std::string> items;
+  for (const auto& [first, found] : same) {
+    std::string numbers, names;
+    for (const std::size_t i : found) {
+      numbers += (numbers.empty() ? "" : ", ") + std::to_string(places.number(i));
+      names += (names.empty() ? "'" : ", '") + labels[i] + "'";
+    }
+    const bool known = tokenizer_.knows(token_ids(labels[first]));
+    items.push_back(places.unit + "s " + numbers + " (" + names +
+                    (known ? ")" : "; unknown to the tokenizer)"));
+  }
+  require(items.empty(), Code::label,
+          "The model cannot tell these labels apart, because their prompts have the same token ids: " +
+              listed(items) + ". Keep one of each.");
+}
+
+// What to say of labels of which the tokenizer knows no part; empty: nothing.
+std::string TextEncoder::warning(const std::vector<std::size_t>& which,
+                                 const std::vector<std::string>& labels, const Places& places) const {
+  std::vector<std::string> unknown;
+  for (const std::size_t i : which)
+    if (!tokenizer_.knows(token_ids(labels[i])))
+      unknown.push_back("'" + labels[i] + "' (" + places.unit + " " + std::to_string(places.number(i)) +
+                        ")");
+  if (unknown.empty()) return "";
+  return "The tokenizer does not know any part of these labels, so their scores mean nothing: " +
+         listed(unknown) + ". Write them in a language that the model was trained in.";
 }
 
 void TextEncoder::add_prompts(const std::string& label, const std::string& group, Rows& rows) const {

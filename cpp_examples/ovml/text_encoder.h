@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend.h"
+#include "text.h"
 #include "tokenizer.h"
 #include "vocabulary.h"
 
@@ -21,9 +22,9 @@ class TextEncoder {
   TextEncoder(const Bundle& bundle, const Backend& backend);
 
   /// A vocabulary of labels; of a prompt-tuned model a label may name its group after a TAB.
-  /// Errors have Code::label.
+  /// Errors have Code::label; labels whose prompts have the same token ids are one.
   std::shared_ptr<const Vocabulary> vocabulary(const std::vector<std::string>& labels,
-                                               const std::string& name) const;
+                                               const std::string& name, const Places& places = {}) const;
   /// Token ids of a text, ends included.
   std::vector<std::int64_t> token_ids(const std::string& text) const;
 
@@ -35,6 +36,11 @@ class TextEncoder {
   std::vector<std::int64_t> learned_prompt(const std::string& label,
                                            const std::vector<std::int64_t>& name, std::size_t branch,
                                            const std::string& group) const;
+  std::vector<std::int64_t> one_prompt(const std::string& label, const std::string& group) const;
+  void check_distinct(const std::vector<std::size_t>& which, const std::vector<std::string>& labels,
+                      const std::vector<std::string>& groups, const Places& places) const;
+  std::string warning(const std::vector<std::size_t>& which, const std::vector<std::string>& labels,
+                      const Places& places) const;
   void add_prompts(const std::string& label, const std::string& group, Rows& rows) const;
   void merge(const float* features, float* embedding) const;
 

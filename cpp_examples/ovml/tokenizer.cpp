@@ -232,6 +232,15 @@ std::vector<std::int64_t> Tokenizer::operator()(const std::string& input, std::s
   return ids;
 }
 
+bool Tokenizer::knows(const Ids& ids) const {
+  const auto in = [](const Ids& some, std::int64_t id) {
+    return std::find(some.begin(), some.end(), id) != some.end();
+  };
+  return std::any_of(ids.begin(), ids.end(), [&](std::int64_t id) {
+    return id != unknown_ && !in(begin_, id) && !in(end_, id);
+  });
+}
+
 void Tokenizer::encode_part(std::string_view part, Ids& ids) const {
   if (bert_) {
     const std::u32string text = bert_normalized(part);

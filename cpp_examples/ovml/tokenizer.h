@@ -19,6 +19,8 @@ class Tokenizer {
 
   /// Ids of a text, with what begins and ends every text, cut to `most` in all.
   std::vector<std::int64_t> operator()(const std::string& text, std::size_t most) const;
+  /// Whether any of a text's ids stands for a part of it: not for its ends or something unknown.
+  bool knows(const std::vector<std::int64_t>& ids) const;
 
  private:
   using Ids = std::vector<std::int64_t>;

@@ -27,6 +27,8 @@ struct Vocabulary {
   Array<float> embeddings;
   std::string text_hash, prompt_hash;
   std::optional<Calibration> calibration;
+  /// What a user should be told of labels that were encoded here; empty: nothing. Not part of the id.
+  std::string warning;
   /// Names the content; the same 16 hexadecimal digits as in Python.
   std::string id;
 

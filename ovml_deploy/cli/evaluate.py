@@ -35,8 +35,8 @@ def evaluate_command(
         data: a CSV, a COCO instances JSON, or FOLDER:PART in an official layout, as VOC2007:test
         engine: the bundle; default: the embedded model
         images: the folder relative image paths start from; default: where the layout has them
-        unseen: a text file of labels that were kept out of training, for ZSL and GZSL figures
-        seen: a text file of those that were trained on; default: the data's other labels
+        unseen: a label file, of those that were kept out of training, for ZSL and GZSL figures
+        seen: a label file, of those that were trained on; default: the data's other labels
         top_k: precision, recall and F1 at these numbers of tags
         device: auto, cpu, openvino, cuda, tensorrt, or a .plan file
         precision: auto (the fastest the device has), or fp32, bf16, fp16, int8

@@ -30,7 +30,8 @@ def keywords_command(
         vocab: a label file, a vocabulary file, or the name of one in the bundle
         labels: the labels themselves, separated by commas
         top_k: at most so many keywords a photo
-        threshold: only tags with at least this score; default: a calibrated vocabulary's own
+        threshold: only tags with at least this score; default: a calibrated vocabulary's own. Labels
+            and uncalibrated vocabularies have none, so they need it
         prefix: text before each keyword, to tell them from those that a person gave
         overwrite: make copies anew that are there
         device: auto, cpu, openvino, cuda, tensorrt, or a .plan file; only auto chooses by itself
@@ -38,9 +39,10 @@ def keywords_command(
         batch_size: images encoded at once
         exclude: names or paths to pass over in folders and patterns, separated by commas; case is ignored
     """
-    from ovml_deploy.pipelines.keywords import plan_copies, write_keywords
+    from ovml_deploy.pipelines.keywords import check_threshold, plan_copies, write_keywords
     from ovml_deploy.pipelines.keywords.exiftool import find_exiftool
-    from ovml_deploy.runtime.tagger import Tagger
+    from ovml_deploy.runtime.bundle import Bundle
+    from ovml_deploy.runtime.tagger import Tagger, stored_vocabulary
 
     if vocab is not None and labels is not None:
         raise UsageError("Give --vocab or --labels, not both.")
@@ -49,6 +51,9 @@ def keywords_command(
     total = len(plan.places) + len(plan.unreadable)
     output.print_search(plan.passed_over.lines(), ())
     words = vocab if labels is None else [w for w in labels.split(",") if w.strip()]
+    bundle = Bundle.open(engine)
+    source = bundle.default_vocabulary if words is None else words
+    check_threshold(None if source is None else stored_vocabulary(bundle, source), threshold)
     tagger = Tagger.load(engine, device, words, output.show_encoding, precision)
     output.show_engine(tagger.engine)
     copies = write_keywords(

@@ -46,7 +46,7 @@ def knowledge_command(
     on where it was and asks nothing twice.
 
     Args:
-        labels: a UTF-8 text file, one category a line
+        labels: a label file: text with one category a line, .json or .csv (docs/labels.md)
         out: the JSON file to write
         provider: openai, which is any endpoint that speaks like OpenAI's, or wordnet, which needs
             no network
@@ -85,7 +85,7 @@ def knowledge_command(
     with needs_extra("knowledge"):
         from ovml_deploy.training.knowledge.endpoint import find_settings
         from ovml_deploy.training.knowledge.llm import llm_knowledge
-    from ovml_deploy.runtime.labels import read_labels
+    from ovml_deploy.runtime.label_files import read_labels
     from ovml_deploy.training.interrupt import RunInterruptedError
     from ovml_deploy.training.knowledge.file import write_knowledge
     from ovml_deploy.training.knowledge.questions import FOLDER, Questions
@@ -116,7 +116,7 @@ def knowledge_command(
 
 
 def _from_wordnet(labels: str, out: str, sentences: int, seed: int) -> int:
-    from ovml_deploy.runtime.labels import read_labels
+    from ovml_deploy.runtime.label_files import read_labels
     from ovml_deploy.training.knowledge.file import write_knowledge
     from ovml_deploy.training.knowledge.lexical import lexical_knowledge
 

@@ -2,10 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ovml_deploy import assets, output
 from ovml_deploy.commandline import command, count, flag, needs_extra, number
 from ovml_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from ovml_deploy.runtime.labels import LabelSource
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -97,7 +101,7 @@ def serve_command(
     return serve(opened, settings, Address(host, port), start, grpc_port)
 
 
-def _start(vocab: str | None, labels: str | None) -> tuple[str, tuple[str, ...]] | None:
+def _start(vocab: str | None, labels: str | None) -> "tuple[str, LabelSource] | None":
     from ovml_deploy.runtime.labels import check_labels
     from ovml_deploy.serving.vocabularies import read_named_labels
 

@@ -160,8 +160,8 @@ class Train:
             val: validation data; default: a share of the training images (val_fraction)
             images: the folder relative image paths start from; default: where the data have them
             val_images: the same for the validation data
-            unseen: a text file of labels to keep out of training, for ZSL and GZSL figures
-            seen: a text file of labels to train on; default: the data's other labels
+            unseen: a label file, of those to keep out of training, for ZSL and GZSL figures
+            seen: a label file, of those to train on; default: the data's other labels
             cache: the folder of backbone features; default: OUT/features
             loss: asl, bce or ranking
             layers: depth of the query stack

@@ -33,8 +33,9 @@ class Vocab:
         """Encode a label file and store it as a vocabulary.
 
         Args:
-            labels: a UTF-8 text file, one label a line; for a prompt-tuned bundle a new label may name
-                its group after a TAB ('ovml-deploy info' lists the groups)
+            labels: a label file: text with one label a line, .json or .csv (docs/labels.md); for a
+                prompt-tuned bundle a new label may name its group after a TAB ('ovml-deploy info' lists
+                the groups)
             engine: the bundle whose text encoder and prompts are used
             name: what to call it; default: the label file's name
             out: the .safetensors file to write; default: vocabularies/NAME in the bundle, and in the
@@ -44,7 +45,7 @@ class Vocab:
         """
         from ovml_deploy.runtime.bundle import Bundle
         from ovml_deploy.runtime.engine import open_text_encoder
-        from ovml_deploy.runtime.labels import read_grouped_labels
+        from ovml_deploy.runtime.label_files import read_grouped_labels
 
         bundle = Bundle.open(engine)
         name = name or Path(labels).stem

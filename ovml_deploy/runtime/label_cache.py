@@ -5,9 +5,10 @@ saves time: when it cannot be used, labels are encoded again and a warning says 
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,28 @@ class LabelCache:
 
     def get(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the embeddings of those labels that are known."""
-        found: dict[str, np.ndarray] = {}
+        found = self._read("SELECT label, embedding FROM labels", labels)
+        try:
+            return {label: np.frombuffer(value, dtype="<f4") for label, value in found.items()}
+        except (ValueError, TypeError) as error:
+            self._warn("read", error)
+            return {}
+
+    def put(self, embeddings: Mapping[str, np.ndarray]) -> None:
+        """Remember embeddings; a failure is a warning."""
+        rows = ((label, row.astype("<f4").tobytes()) for label, row in embeddings.items())
+        self._write("INSERT OR REPLACE INTO labels VALUES (?, ?)", rows)
+
+    def marks(self, labels: Sequence[str]) -> dict[str, bytes]:
+        """Return the marks of those labels that have one; see ``label_tokens``."""
+        return self._read("SELECT label, mark FROM marks", labels)
+
+    def put_marks(self, marks: Mapping[str, bytes]) -> None:
+        """Remember marks; a failure is a warning."""
+        self._write("INSERT OR REPLACE INTO marks VALUES (?, ?)", marks.items())
+
+    def _read(self, query: str, labels: Sequence[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         try:
             if not self.path.exists():
                 return found
@@ -42,24 +64,19 @@ class LabelCache:
                     some = labels[start : start + _AT_ONCE]
                     marks = ",".join("?" * len(some))
                     # Fetched at once: a cursor left half read would keep the file locked.
-                    rows = connection.execute(
-                        f"SELECT label, embedding FROM labels WHERE label IN ({marks})", some
-                    ).fetchall()
-                    found.update((row[0], np.frombuffer(row[1], dtype="<f4")) for row in rows)
-        except (sqlite3.Error, OSError, ValueError) as error:
+                    found.update(
+                        connection.execute(f"{query} WHERE label IN ({marks})", some).fetchall()
+                    )
+        except (sqlite3.Error, OSError) as error:
             self._warn("read", error)
             return {}
         return found
 
-    def put(self, embeddings: Mapping[str, np.ndarray]) -> None:
-        """Remember embeddings; a failure is a warning."""
+    def _write(self, statement: str, rows: Iterable[tuple[str, bytes]]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._connection() as connection, connection:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO labels VALUES (?, ?)",
-                    ((label, row.astype("<f4").tobytes()) for label, row in embeddings.items()),
-                )
+                connection.executemany(statement, rows)
         except (sqlite3.Error, OSError) as error:
             self._warn("written", error)
 
@@ -68,6 +85,11 @@ class LabelCache:
         with closing(sqlite3.connect(self.path, timeout=30)) as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS labels (label TEXT PRIMARY KEY, embedding BLOB NOT NULL)"
+            )
+            # a table of its own, so that caches of earlier releases can be used, and by them
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS marks (label TEXT PRIMARY KEY, mark BLOB NOT NULL) "
+                "WITHOUT ROWID"
             )
             yield connection
 

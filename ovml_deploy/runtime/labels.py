@@ -1,9 +1,9 @@
-"""Labels: what may be one, and how they are read from a file."""
+"""Labels: the rules for one label and for a list of labels."""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from ovml_deploy.errors import LabelError
 
@@ -13,34 +13,76 @@ MAX_LABELS = 5_000_000
 #: Labels; or labels with the group of each (None: of no group), which only a prompt-tuned model has.
 LabelSource = Sequence[str] | Mapping[str, str | None]
 
-_LINE_BREAK = re.compile(r"\r\n|\n|\r")
+_MOST_LISTED = 200
 
 
-def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Places:
+    """Where labels stand, for messages: by default their positions, counted from 1.
+
+    ``unit``: "label", or for a file "line" or "entry"; ``numbers``: the number of each label there;
+    ``source``: the file.
+    """
+
+    unit: str = "label"
+    numbers: Sequence[int] | None = None
+    source: str = ""
+
+    def number(self, position: int) -> int:
+        """Return the number of the label at a position, which counts from 1."""
+        return position if self.numbers is None else self.numbers[position - 1]
+
+    def name(self, position: int) -> str:
+        """Return the place of a label as words: "label 3"."""
+        return f"{self.unit} {self.number(position)}"
+
+
+class PlacedLabels(dict[str, str | None]):
+    """Labels that were read from a file: label -> group or None, and their ``places`` there."""
+
+    def __init__(self, labels: Mapping[str, str | None], places: Places) -> None:
+        super().__init__(labels)
+        self.places = places
+
+
+def places_of(labels: LabelSource) -> Places:
+    """Return where labels stand: in their file, if they come from one."""
+    return labels.places if isinstance(labels, PlacedLabels) else Places()
+
+
+def check_labels(labels: Iterable[str], places: Places | None = None) -> tuple[str, ...]:
     """Return labels stripped of outer space, in order.
 
-    Raises LabelError for none, too many, an empty, over-long, duplicate or unprintable one.
+    Raises LabelError for none, too many, an empty, over-long or unprintable label, and for repeated
+    labels, which are all listed. ``places``: where the labels stand, for these messages.
     """
     if isinstance(labels, str):
         raise LabelError(f"Labels must be a list; {labels!r} is one text. Write [{labels!r}].")
+    at = places or Places()
     seen: dict[str, int] = {}
+    repeated: list[tuple[int, str]] = []
     for position, label in enumerate(labels, start=1):
         if not isinstance(label, str):
             raise LabelError(
-                f"Label {position} is {label!r}, a {type(label).__name__}; labels are text."
+                f"{_place(at, position)} is {label!r}, a {type(label).__name__}; labels are text."
             )
         text = label.strip()
-        _check_label(text, position)
-        if text in seen:
-            raise LabelError(
-                f"Label {position} ({text!r}) repeats label {seen[text]}. Remove one of them."
-            )
-        seen[text] = position
+        _check_label(text, at, position)
+        if seen.setdefault(text, position) != position:
+            repeated.append((position, text))
         if position > MAX_LABELS:
             raise LabelError(f"More than {MAX_LABELS:,} labels; split the vocabulary.")
+    if repeated:
+        raise LabelError(_repetition(repeated, seen, at))
     if not seen:
         raise LabelError("There are no labels. Give at least one.")
     return tuple(seen)
+
+
+def listed(items: Sequence[str], most: int = _MOST_LISTED) -> str:
+    """Return the items of a message's list, at most ``most`` of them and the number of the others."""
+    more = f"; and {len(items) - most:,} more" if len(items) > most else ""
+    return "; ".join(items[:most]) + more
 
 
 def split_groups(labels: LabelSource) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -48,7 +90,7 @@ def split_groups(labels: LabelSource) -> tuple[tuple[str, ...], dict[str, str]]:
 
     Raises LabelError, also for a group that is no text.
     """
-    checked = check_labels(labels)
+    checked = check_labels(labels, places_of(labels))
     groups: dict[str, str] = {}
     if isinstance(labels, Mapping):
         for label, group in zip(checked, labels.values(), strict=True):
@@ -62,33 +104,9 @@ def split_groups(labels: LabelSource) -> tuple[tuple[str, ...], dict[str, str]]:
     return checked, groups
 
 
-def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Read a UTF-8 text file with one label a line (blank lines are passed over).
-
-    Raises LabelError where it is missing, not UTF-8, or a label is not acceptable.
-    """
-    text = _read_text(path)
-    try:
-        return check_labels(line for line in _LINE_BREAK.split(text) if line.strip())
-    except LabelError as error:
-        raise LabelError(f"{path}: {error}") from error
-
-
-def read_grouped_labels(path: str | Path) -> dict[str, str | None]:
-    """Read a label file whose lines may name a group after a TAB: ``forklift<TAB>vehicle``.
-
-    Returns each label's group, or None. Raises LabelError as :func:`read_labels`.
-    """
-    text = _read_text(path)
-    try:
-        return parse_grouped_labels(text)
-    except LabelError as error:
-        raise LabelError(f"{path}: {error}") from error
-
-
 def parse_grouped_labels(text: str) -> dict[str, str | None]:
-    """Return the labels of a label file's text, each with its group, or None. Raises LabelError."""
-    lines = (line.strip() for line in _LINE_BREAK.split(text))
+    """Return what :func:`format_grouped_labels` wrote: labels with groups or None. Raises LabelError."""
+    lines = (line.strip() for line in re.split(r"\r\n|\n|\r", text))
     parts = [line.partition("\t") for line in lines if line]
     labels = check_labels(label for label, _, _ in parts)
     return {
@@ -103,29 +121,25 @@ def format_grouped_labels(labels: Mapping[str, str | None]) -> str:
     )
 
 
-def _read_text(path: str | Path) -> str:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise LabelError(
-            f"The label file {str(path)!r} cannot be read: {error.strerror}."
-        ) from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise LabelError(
-            f"The label file {str(path)!r} is not UTF-8 (line {line}, byte {error.start}). Convert it, "
-            "for example: iconv -f LATIN1 -t UTF-8."
-        ) from error
+def _repetition(repeated: Sequence[tuple[int, str]], first: Mapping[str, int], at: Places) -> str:
+    """Return the message about labels that stand in a list more than once."""
+    items = [
+        f"{_place(at, position)} ({text!r}) repeats {at.name(first[text])}"
+        for position, text in repeated
+    ]
+    return f"{listed(items)}. Remove {'it' if len(items) == 1 else 'the repeated ones'}."
 
 
-def _check_label(text: str, position: int) -> None:
+def _place(at: Places, position: int) -> str:
+    return at.name(position).capitalize()
+
+
+def _check_label(text: str, at: Places, position: int) -> None:
     if not text:
-        raise LabelError(f"Label {position} is empty. Remove it.")
+        raise LabelError(f"{_place(at, position)} is empty. Remove it.")
     if len(text) > MAX_LABEL_CHARS:
         raise LabelError(
-            f"Label {position} ({text[:40]!r}...) has {len(text):,} characters; at most "
+            f"{_place(at, position)} ({text[:40]!r}...) has {len(text):,} characters; at most "
             f"{MAX_LABEL_CHARS} are allowed. A label is a name, not a document."
         )
     if text.isprintable():
@@ -134,5 +148,6 @@ def _check_label(text: str, position: int) -> None:
         # surrogates cannot be encoded; controls and line breaks spoil tables, CSV and logs
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
             raise LabelError(
-                f"Label {position} ({text!r}) holds the unprintable character {character!r}. Remove it."
+                f"{_place(at, position)} ({text!r}) holds the unprintable character {character!r}. "
+                "Remove it."
             )

@@ -26,6 +26,10 @@ class Prompts(Protocol):
         """Return the rows of ids of all prompts, label by label. Raises LabelError."""
         ...
 
+    def one_prompt(self, labels: Sequence[str], groups: Mapping[str, str]) -> list[list[int]]:
+        """Return the ids of one prompt of each label, always the same one. Raises LabelError."""
+        ...
+
     def merge(self, features: np.ndarray) -> np.ndarray:
         """Text features ``[K, P, D]`` of each label's P prompts -> label embeddings, a row each."""
         ...
@@ -59,6 +63,11 @@ class TemplatePool:
     def token_ids(self, labels: Sequence[str], groups: Mapping[str, str]) -> list[list[int]]:
         """Return the ids of each label in each template."""
         return self._tokenize([fill(t, label) for label in labels for t in self._templates])
+
+    def one_prompt(self, labels: Sequence[str], groups: Mapping[str, str]) -> list[list[int]]:
+        """Return the ids of each label in the shortest template, which cuts off the least."""
+        template = min(self._templates, key=len)
+        return self._tokenize([fill(template, label) for label in labels])
 
     def merge(self, features: np.ndarray) -> np.ndarray:
         """Return means ``[K, D]``; for some heads of unit-norm features, brought to unit norm."""
@@ -109,6 +118,10 @@ class LearnedPrompts:
                 prompts.append(self._tokens.prompt(name, branch, groups.get(label)))
                 check_length(label, prompts[-1], self._text.context_length)
         return prompts
+
+    def one_prompt(self, labels: Sequence[str], groups: Mapping[str, str]) -> list[list[int]]:
+        """Return the ids of each label's global prompt."""
+        return self.token_ids(labels, groups)[:: len(BRANCHES)]
 
     def merge(self, features: np.ndarray) -> np.ndarray:
         """Return ``[K, 2 * D]``: the unit-norm features of both prompts, in a row."""

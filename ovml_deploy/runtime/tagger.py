@@ -13,7 +13,8 @@ from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.images import ImageSource, describe, open_image
 from ovml_deploy.runtime.iteration import batches
-from ovml_deploy.runtime.labels import LabelSource, read_grouped_labels
+from ovml_deploy.runtime.label_files import read_grouped_labels
+from ovml_deploy.runtime.labels import LabelSource
 from ovml_deploy.runtime.read_ahead import read_ahead
 from ovml_deploy.runtime.results import TagResult, select_tags
 from ovml_deploy.runtime.stages import Stages
@@ -114,20 +115,24 @@ class Tagger:
         return vocabulary
 
     def make_vocabulary(
-        self, source: VocabularySource, progress: Progress | None = None
+        self,
+        source: VocabularySource,
+        progress: Progress | None = None,
+        allow_same: bool = False,
     ) -> Vocabulary:
-        """Return the vocabulary that ``source`` stands for, without using it."""
-        if isinstance(source, Vocabulary):
-            return source
+        """Return the vocabulary that ``source`` stands for, without using it.
+
+        ``allow_same``: encode labels that the model cannot tell apart, too, with a warning. Raises
+        LabelError or VocabularyError.
+        """
+        stored = stored_vocabulary(self.bundle, source)
+        if stored is not None:
+            return stored
         if isinstance(source, (str, Path)):
-            path = Path(source)
-            if path.suffix == ".safetensors":
-                return Vocabulary.load(path)
-            in_bundle = str(source) in self.bundle.vocabulary_names()
-            if path.is_file() or (path.suffix and not in_bundle) or isinstance(source, Path):
-                return self.text_encoder.vocabulary(read_grouped_labels(path), path.stem, progress)
-            return load_named(self.bundle, source)
-        return self.text_encoder.vocabulary(source, progress=progress)
+            labels, name = read_grouped_labels(source), Path(source).stem
+            return self.text_encoder.vocabulary(labels, name, progress, allow_same)
+        assert not isinstance(source, Vocabulary)
+        return self.text_encoder.vocabulary(source, progress=progress, allow_same=allow_same)
 
     def tag(
         self,
@@ -278,6 +283,24 @@ class Tagger:
             return self.vocabulary
         vocabulary.check_fits(self.bundle)
         return vocabulary
+
+
+def stored_vocabulary(bundle: Bundle, source: VocabularySource) -> Vocabulary | None:
+    """Return the vocabulary that ``source`` is or names; None for labels and a label file.
+
+    Raises VocabularyError.
+    """
+    if isinstance(source, Vocabulary):
+        return source
+    if not isinstance(source, (str, Path)):
+        return None
+    path = Path(source)
+    if path.suffix == ".safetensors":
+        return Vocabulary.load(path)
+    in_bundle = str(source) in bundle.vocabulary_names()
+    if path.is_file() or (path.suffix and not in_bundle) or isinstance(source, Path):
+        return None
+    return load_named(bundle, source)
 
 
 def _check_selection(top_k: int | None, threshold: float | None) -> None:

@@ -7,12 +7,13 @@ from tokenizers import Tokenizer
 
 from ovml_deploy.errors import BundleError
 from ovml_deploy.runtime.backends import Backend
-from ovml_deploy.runtime.bundle import TEXT_ENCODER, TOKENIZER, Bundle, TextSettings
+from ovml_deploy.runtime.bundle import TEXT_ENCODER, TOKENIZER, Bundle
 from ovml_deploy.runtime.iteration import batches
 from ovml_deploy.runtime.label_cache import LabelCache
-from ovml_deploy.runtime.labels import LabelSource, split_groups
+from ovml_deploy.runtime.label_tokens import LabelTokens, cache_key
+from ovml_deploy.runtime.labels import LabelSource, places_of, split_groups
+from ovml_deploy.runtime.prompt_tokenizer import PromptTokenizer
 from ovml_deploy.runtime.prompts import prompts_of
-from ovml_deploy.runtime.text_cleaning import clean_text
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 #: Called with (labels encoded so far, labels to encode).
@@ -22,30 +23,6 @@ _PROMPTS_AT_ONCE = 128
 _LABELS_AT_ONCE = 256  # at most: between steps there is progress, and somebody may stop it
 _PROMPTS_A_STEP = 1024
 _ROWS_AT_ONCE = 256  # copied in one go, while which no other thread runs Python
-
-
-class PromptTokenizer:
-    """Texts -> rows of token ids, exactly as the backbone's own tokenizer makes them."""
-
-    def __init__(self, tokenizer: Tokenizer, settings: TextSettings) -> None:
-        self._tokenizer = tokenizer
-        self._settings = settings
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(settings.context_length)
-
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return one list of ids a text, at the text's own length, ends included."""
-        cleaned = [clean_text(text, self._settings.clean) for text in texts]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
-
-    def pad(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """Return int64 ids ``[P, T]``, T as short as the text encoder allows."""
-        settings = self._settings
-        length = max(map(len, rows)) if settings.any_length else settings.context_length
-        ids = np.full((len(rows), length), settings.pad_id, dtype=np.int64)
-        for row, values in zip(ids, rows, strict=True):
-            row[: len(values)] = values
-        return ids
 
 
 class TextEncoder:
@@ -63,16 +40,32 @@ class TextEncoder:
             raise BundleError(f"{path} is not a tokenizer: {error}. Export it again.") from error
         self.tokenizer = PromptTokenizer(tokenizer, bundle.text)
         self._prompts = prompts_of(bundle, self.tokenizer)
+        self._tokens = LabelTokens(self._prompts, self.tokenizer)
+
+    def check(self, labels: LabelSource, keep: bool = True) -> None:
+        """Raise LabelError for labels of which :meth:`vocabulary` makes no vocabulary.
+
+        No label is encoded. ``keep``: read and write the cache on disk. Labels that the tokenizer does
+        not know are logged as a warning.
+        """
+        texts, groups = split_groups(labels)
+        self._tokens.check(texts, groups, places_of(labels), self._cache if keep else None)
 
     def vocabulary(
-        self, labels: LabelSource, name: str = "custom", progress: Progress | None = None
+        self,
+        labels: LabelSource,
+        name: str = "custom",
+        progress: Progress | None = None,
+        allow_same: bool = False,
     ) -> Vocabulary:
         """Return a vocabulary of ``labels``; only those not in the cache are encoded.
 
         ``labels`` may be a mapping to groups, which a prompt-tuned model has. Raises LabelError for
-        labels that cannot be used, an unknown group, or one where the model has none.
+        labels that cannot be used, an unknown group, one where the model has none, and labels whose
+        prompts have the same token ids; with ``allow_same`` these are logged as a warning.
         """
         texts, groups = split_groups(labels)
+        self._tokens.check(texts, groups, places_of(labels), self._cache, allow_same)
         known = self._prompts.known(texts, groups)
         known |= self._cached([label for label in texts if label not in known], groups)
         missing = [label for label in texts if label not in known]
@@ -80,7 +73,7 @@ class TextEncoder:
         for start in range(0, len(missing), step):
             some = missing[start : start + step]
             fresh = dict(zip(some, self._encode(some, groups), strict=True))
-            self._cache.put({_key(label, groups): row for label, row in fresh.items()})
+            self._cache.put({cache_key(label, groups): row for label, row in fresh.items()})
             known |= fresh
             if progress:
                 progress(start + len(some), len(missing))
@@ -104,7 +97,7 @@ class TextEncoder:
         return self._features(self.tokenizer(texts))
 
     def _cached(self, labels: Sequence[str], groups: Mapping[str, str]) -> dict[str, np.ndarray]:
-        label_of = {_key(label, groups): label for label in labels}
+        label_of = {cache_key(label, groups): label for label in labels}
         shape = (self._bundle.label_dim,)
         rows = {key: row for key, row in self._cache.get([*label_of]).items() if row.shape == shape}
         found: dict[str, np.ndarray] = {}
@@ -136,8 +129,3 @@ class TextEncoder:
                 inputs["attention_mask"] = (columns < lengths).astype(np.int64)
             features[some] = np.asarray(self._graph(inputs)["text_features"])
         return features
-
-
-def _key(label: str, groups: Mapping[str, str]) -> str:
-    """Under which a label is cached; no label holds a TAB."""
-    return f"{label}\t{groups[label]}" if label in groups else label

@@ -88,6 +88,7 @@ class InlineVocabularies:
         return await loop.run_in_executor(self._thread, self._vocabulary, labels, unwanted)
 
     def _vocabulary(self, labels: tuple[str, ...], unwanted: threading.Event) -> Vocabulary:
+        self._engine.text_encoder.check(labels, keep=False)
         missing = [label for label in labels if label not in self._rows]
         for start in range(0, len(missing), _AT_ONCE):
             if self._closing or unwanted.is_set():

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ovml_deploy.commandline import needs_extra
 from ovml_deploy.errors import DeviceError, UsageError
 from ovml_deploy.runtime.engine import Engine
-from ovml_deploy.runtime.labels import check_labels
+from ovml_deploy.runtime.labels import LabelSource, split_groups
 from ovml_deploy.serving.http.app import create_app
 from ovml_deploy.serving.http.problems import Problem
 from ovml_deploy.serving.server import warm
@@ -162,10 +162,11 @@ def _application(args: Arguments) -> FastAPI:
 
 def _words(vocab: str) -> dict[str, Any]:
     name, labels = read_named_labels(vocab)
-    return {"name": name, "labels": list(labels)}
+    texts, groups = split_groups(labels)
+    return {"name": name, "labels": {t: groups.get(t) for t in texts} if groups else [*texts]}
 
 
-def _checked(words: Any) -> tuple[str, tuple[str, ...]]:
+def _checked(words: Any) -> tuple[str, LabelSource]:
     try:
         name, labels = words["name"], words["labels"]
     except (KeyError, TypeError) as error:
@@ -173,4 +174,5 @@ def _checked(words: Any) -> tuple[str, tuple[str, ...]]:
             f"user_config is {str(words)[:80]!r}; it must be {{name: NAME, labels: [LABEL, ...]}}."
         ) from error
     check_name(name)
-    return name, check_labels(labels)
+    split_groups(labels)
+    return name, labels

@@ -16,6 +16,7 @@ import uvicorn
 
 from ovml_deploy.errors import UsageError
 from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.labels import LabelSource
 from ovml_deploy.serving.http.app import create_app
 from ovml_deploy.serving.http.protocol import Protocol
 from ovml_deploy.serving.service import Service
@@ -71,7 +72,7 @@ def serve(
     engine: Engine,
     settings: Settings,
     address: Address,
-    labels: tuple[str, tuple[str, ...]] | None = None,
+    labels: tuple[str, LabelSource] | None = None,
     grpc_port: int | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code: not 0 where the engine died.
@@ -114,7 +115,7 @@ class _Run:
         self._local = local
 
     async def until_stopped(
-        self, labels: tuple[str, tuple[str, ...]] | None, grpc_port: int | None
+        self, labels: tuple[str, LabelSource] | None, grpc_port: int | None
     ) -> int:
         loop = asyncio.get_running_loop()
         died = asyncio.Event()

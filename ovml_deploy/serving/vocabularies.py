@@ -9,7 +9,8 @@ from pathlib import Path
 from ovml_deploy.errors import LabelError, OvmlError, VocabularyError
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.engine import Engine
-from ovml_deploy.runtime.labels import LabelSource, read_labels, split_groups
+from ovml_deploy.runtime.label_files import read_grouped_labels
+from ovml_deploy.runtime.labels import LabelSource, split_groups
 from ovml_deploy.runtime.vocabulary import Vocabulary, load_named
 from ovml_deploy.serving.errors import (
     ConflictError,
@@ -79,6 +80,7 @@ class VocabularyStore:
         self._engine = engine
         self._limits = limits or Limits()
         self._writing = threading.Lock()  # one change at a time, on disk and then in memory
+        self._tokenizing = threading.Lock()  # one list at a time, so that images get the processor
         self._changed = threading.Condition()  # guards what follows; never held while writing
         self._stored = _of_bundle(engine.bundle)
         self._own: dict[str, Slot] = {}
@@ -108,6 +110,8 @@ class VocabularyStore:
         """
         check_name(name)
         texts, groups = self._checked(labels)
+        with self._tokenizing:
+            self._engine.text_encoder.check(labels)
         with self._writing:
             self._check_open()
             if name not in self._own:
@@ -360,11 +364,11 @@ class VocabularyStore:
             self._changed.notify_all()
 
 
-def read_named_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
+def read_named_labels(path: str | Path) -> tuple[str, LabelSource]:
     """Return the name that a label file stands for, and its labels. Raises LabelError, VocabularyError."""
     name = Path(path).stem.lower().replace(" ", "-")
     check_name(name)
-    return name, read_labels(path)
+    return name, read_grouped_labels(path)
 
 
 def _of_bundle(bundle: Bundle) -> dict[str, Slot]:

@@ -70,7 +70,8 @@ def evaluate_bundle(
     targets = dataset.targets(split.labels)
     if not (targets == 1).any():
         raise DataError(f"No image of {str(dataset.source)!r} has one of the labels.")
-    vocabulary = tagger.make_vocabulary(split.labels, progress)
+    # a data set's labels are as they are: those that the model cannot tell apart are warned of
+    vocabulary = tagger.make_vocabulary(split.labels, progress, allow_same=True)
     paths = [record.path for record in dataset.records]
     with closing(tagger.encode_many(paths, batch_size)) as images:
         encoded = show(images, len(paths), "tagging")

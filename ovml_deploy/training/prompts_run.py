@@ -11,7 +11,7 @@ from ovml_deploy.errors import DataError
 from ovml_deploy.models.backbone import Backbone, BackboneSpec
 from ovml_deploy.models.prompt_tuned import PromptConfig, PromptTunedHead
 from ovml_deploy.models.tagging import TaggingModel
-from ovml_deploy.runtime.labels import read_labels
+from ovml_deploy.runtime.label_files import read_labels
 from ovml_deploy.training.config import PromptTrainConfig
 from ovml_deploy.training.data.text_files import some
 from ovml_deploy.training.devices import choose_device, fork_random

@@ -148,7 +148,7 @@ def test_bad_files_are_listed_at_the_end(cli, tiny_bundle, pictures, tmp_path, f
         (["--colour", "red"], 2, "colour"),
         (["--device", "gpu"], 1, "Unknown device 'gpu'. There are: auto, cuda, "),
         (["--labels", "cat,cat"], 1, "Label 2 ('cat') repeats label 1"),
-        (["--labels", ""], 1, "There are no labels"),
+        (["--labels", ""], 2, "--labels is empty"),
         (["--labels", " , "], 1, "There are no labels"),
         (["--vocab", "absent"], 1, "has no vocabulary 'absent'; it has: few, others"),
         (["--vocab", "x" * 5000], 1, "File name too long"),

@@ -8,6 +8,8 @@ import pytest
 from photo_keywords import iptc_keywords, needs_exiftool, xmp_keywords
 
 from ovml_deploy import assets
+from ovml_deploy.runtime.engine import Engine
+from ovml_deploy.runtime.tagger import Tagger
 
 pytestmark = pytest.mark.skipif(
     not (assets.MINI / "bundle.json").exists(), reason="the embedded model is not built"
@@ -25,7 +27,7 @@ def photos(pictures: list[Path]) -> Path:
 @needs_exiftool
 def test_keywords_says_what_it_did(cli, photos, tmp_path) -> None:
     out = tmp_path / "tagged"
-    line = ("keywords", photos, "--out", out, "--top-k", 2)
+    line = ("keywords", photos, "--out", out, "--top-k", 2, "--threshold", 0)
     first = cli(*line, "--labels", "hard hat,2024,fire")
     assert (first.code, first.err) == (0, "")
     assert first.out == f"{out}: 6 copies, 0 failed\n"
@@ -61,7 +63,7 @@ def test_a_bad_photo_is_one_line_and_exit_code_3(cli, photos, tmp_path) -> None:
         (["PHOTOS", "--out", "PHOTOS"], "whose photos are copied"),
         (["PHOTOS", "--out", "o", "--vocab", "few", "--labels", "a"], "not both"),
         (["PHOTOS", "--out", "o", "--top-k", "0"], "top_k is 0"),
-        (["PHOTOS", "--out", "o", "--overwrite", "maybe"], "maybe"),
+        (["PHOTOS", "--out", "o", "--overwrite=maybe"], "maybe"),
         (["PHOTOS", "--out", "o", "--prefix", "a\tb"], "cannot stand before a label"),
     ],
 )
@@ -72,6 +74,31 @@ def test_what_keywords_refuses(cli, photos, tmp_path, monkeypatch, arguments, me
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert not (tmp_path / "o").exists()
+
+
+@needs_exiftool
+@pytest.mark.parametrize(
+    "words", [("--labels", "cat,dog"), ("--vocab", "few.txt"), ("--vocab", "few.safetensors")]
+)
+def test_labels_without_a_threshold_are_refused_before_any_work(
+    cli, photos, tmp_path, monkeypatch, words
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("few.txt").write_text("cat\ndog\n")
+    vocabulary = Tagger.load(assets.MINI, vocabulary=["cat", "dog"]).vocabulary
+    vocabulary.save("few.safetensors")
+    monkeypatch.setattr(Engine, "open", None)  # no model is loaded
+    done = cli("keywords", photos, "--out", "o", *words)
+    assert (done.code, done.out) == (2, "")
+    assert "no threshold" in done.err
+    assert "--threshold 0.5" in done.err
+    assert not Path("o").exists()
+
+
+@needs_exiftool
+def test_a_calibrated_vocabulary_needs_no_threshold(cli, photos, tmp_path) -> None:
+    done = cli("keywords", photos, "--out", tmp_path / "o")
+    assert (done.code, done.err) == (0, "")
 
 
 def test_without_exiftool_it_says_what_to_install(cli, photos, tmp_path, monkeypatch) -> None:

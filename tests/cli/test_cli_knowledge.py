@@ -178,7 +178,7 @@ def test_categories_that_cannot_be_are_refused(
     for labels, message in (
         ("cat\n???", "'???' has no letters"),
         ("cat\nCat", "'cat' and 'Cat' are the same words"),
-        ("cat\ncat", "repeats label 1"),
+        ("cat\ncat", "repeats line 1"),
         ("", "no labels"),
     ):
         Path("labels.txt").write_text(labels)

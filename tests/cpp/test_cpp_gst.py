@@ -236,6 +236,7 @@ def without_default(tmp_path: Path) -> Path:
         ({"bundle": ""}, "Set the property 'bundle'"),
         ({"device": "abacus"}, "no device 'abacus'"),
         ({"labels": "cat,cat"}, "repeats label 1"),
+        ({"labels": "owl,Owl"}, "the same token ids: labels 1, 2 ('owl', 'Owl')"),
         ({"labels": " , "}, "There are no labels"),
         ({"vocabulary": "nothing"}, "has no vocabulary 'nothing'"),
         ({"bundle": without_default}, "has no default vocabulary"),

@@ -13,8 +13,11 @@ import pytest
 from cpp import SOURCES, CallError, CTagger, built, require_onnxruntime, require_toolchain, run
 
 from ovml_deploy import assets
+from ovml_deploy.errors import LabelError
 from ovml_deploy.runtime.calibration import Calibration
+from ovml_deploy.runtime.engine import open_text_encoder
 from ovml_deploy.runtime.images import open_image
+from ovml_deploy.runtime.label_files import read_grouped_labels, read_labels
 from ovml_deploy.runtime.tagger import Tagger
 
 _TOLERANCE = 1e-5
@@ -207,6 +210,8 @@ def test_a_table_for_people(folder: Path) -> None:
         (("--bundle", "nowhere", "a.jpg"), 1, "'nowhere' is not a bundle"),
         (("--bundle", str(assets.MINI), "--vocab", "none such", "a.jpg"), 1, "'none such'"),
         (("--bundle", str(assets.MINI), "--labels", "a,b,a", "a.jpg"), 1, "repeats label 1"),
+        (("--bundle", "b", "--labels", "--top-k", "3", "a.jpg"), 2, "--labels needs a value"),
+        (("--bundle", "b", "--top-k", "3", "--top-k", "4", "a.jpg"), 2, "--top-k is given twice"),
     ],
 )
 def test_a_wrong_command_line(folder: Path, arguments, code: int, says: str) -> None:
@@ -252,3 +257,79 @@ def test_ctest(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "100% tests passed" in done.stdout
+
+
+#: Label files, by what both languages say of them. What only C++ refuses says so.
+LABEL_FILES = {
+    "a.txt": ("owl\nOwl\ncat\nCAT\n", "lines 1, 2 ('owl', 'Owl'); lines 3, 4 ('cat', 'CAT')"),
+    "b.txt": ("# birds\nowl\r\n\r\nOWL", "lines 2, 4 ('owl', 'OWL')"),
+    "c.txt": ("\u68df\ncat\n\u732b", "lines 1, 3 ('\u68df', '\u732b'; unknown to the tokenizer)"),
+    "d.txt": (
+        "cat\ndog\ncat\ndog",
+        "Line 3 ('cat') repeats line 1; Line 4 ('dog') repeats line 2.",
+    ),
+    "e.txt": ("cat, dog, owl\n", "The file's only line has 3 parts"),
+    "f.txt": ("cat,\ndog,\n", "Lines that end with a comma: 1 ('cat,'); 2 ('dog,')."),
+    "g.txt": ("cat\n#dog", "Lines that begin with '#': 2 ('#dog')."),
+    "h.txt": ('["cat",\n"dog"]', "The file holds JSON"),
+    "i.txt": ("- cat\n- dog", "bullet list or YAML"),
+    "j.txt": ('"cat"\n"dog"', "in quotation marks on each line"),
+    "k.txt": ("cat\0dog", "The file holds NUL bytes"),
+    "l.txt": ("# cat\n", "There are no labels"),
+    "m.txt": ("%PDF-1.7", "This is a PDF document, not a label file."),
+    "n.yaml": ("cat", "This is YAML, not a label file."),
+    "o.txt": (b"\xff\xfecat", "is not UTF-16. Save it again, as UTF-8."),
+    "p.txt": (b"caf\xe9\ncat", "is not UTF-8"),
+}
+
+
+@pytest.fixture(scope="module")
+def mini(folder: Path) -> Iterator[CTagger]:
+    """The embedded model in C++, whose vocabulary the tests change."""
+    tagger = CTagger(folder / "libovml.so", assets.MINI)
+    yield tagger
+    tagger.close()
+
+
+def test_label_files_are_refused_as_in_python(mini: CTagger, tmp_path: Path) -> None:
+    encoder = open_text_encoder(assets.MINI, "cpu")
+    for name, (content, says) in LABEL_FILES.items():
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(CallError) as in_cpp:
+            mini.use_vocabulary(str(path))
+        with pytest.raises(LabelError) as in_python:
+            encoder.vocabulary(read_grouped_labels(path))
+        assert in_cpp.value.code == 4
+        for error in (str(in_cpp.value), str(in_python.value)):
+            assert error.startswith(f"{path}: ")
+            assert says in error, name
+    for name in ("x.json", "x.csv"):
+        (tmp_path / name).write_text('["cat"]')
+        with pytest.raises(CallError, match="read by Python only: 'ovml-deploy vocab build'"):
+            mini.use_vocabulary(str(tmp_path / name))
+
+
+def test_a_label_file_in_every_encoding(mini: CTagger, tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    text = "# words\r\ncat\r\n\r\n\ufeff caf\u00e9 \r\nowl, barn"
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    for encoding in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        path.write_bytes(f"\ufeff{text}".encode(encoding))
+        assert read_labels(path) == ("cat", "caf\u00e9", "owl, barn")
+        mini.use_vocabulary(str(path))
+        assert {tag.label for tag in mini.tag(pixels)[0]} == {"cat", "caf\u00e9", "owl, barn"}
+        mini.use_labels(["dog"])
+
+
+def test_unknown_labels_are_named(mini: CTagger, folder: Path) -> None:
+    mini.use_labels(["cat"])
+    assert mini.warning() == ""
+    mini.use_labels(["cat", "\u68df"])
+    assert "'\u68df' (label 2)" in mini.warning()
+    with pytest.raises(CallError, match=r"labels 1, 2 \('owl', 'Owl'\)"):
+        mini.use_labels(["owl", "Owl"])
+    cat = next(path for path in assets.sample_photographs() if path.stem == "cat")
+    done = run(folder / "tag_image", "--bundle", assets.MINI, "--labels", "cat,\u68df", cat)
+    assert done.returncode == 0
+    assert done.stderr.decode() == f"warning: {mini.warning()}\n"

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import Bundle
-from ovml_deploy.runtime.text_encoder import PromptTokenizer
+from ovml_deploy.runtime.prompt_tokenizer import PromptTokenizer
 from ovml_deploy.templates import QKS_TEMPLATES, fill
 
 _PLAIN = (

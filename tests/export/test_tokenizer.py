@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from export.tokenizer import check_tokenizer, export_tokenizer, text_settings
 from ovml_deploy.errors import ExportError
 from ovml_deploy.models.backbone import Backbone
-from ovml_deploy.runtime.text_encoder import PromptTokenizer
+from ovml_deploy.runtime.prompt_tokenizer import PromptTokenizer
 from ovml_deploy.templates import QKS_TEMPLATES, fill
 
 ODD = (

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from ovml_deploy.errors import LabelError
@@ -8,8 +6,6 @@ from ovml_deploy.runtime.labels import (
     check_labels,
     format_grouped_labels,
     parse_grouped_labels,
-    read_grouped_labels,
-    read_labels,
     split_groups,
 )
 
@@ -46,64 +42,20 @@ def test_too_many_labels_are_refused(monkeypatch) -> None:
         check_labels(iter("abcd"))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"cat\nhard hat\n007\n", b"\xef\xbb\xbfcat\r\n\r\n hard hat \r\n007", b"cat\rhard hat\r007"],
-)
-def test_a_label_file_has_one_label_a_line(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes(content)
-    assert read_labels(path) == ("cat", "hard hat", "007")
+def test_all_repeated_labels_are_listed_at_once() -> None:
+    with pytest.raises(LabelError) as refused:
+        check_labels(["cat", "dog", "cat", "owl", " dog", "cat"])
+    assert str(refused.value) == (
+        "Label 3 ('cat') repeats label 1; Label 5 ('dog') repeats label 2; Label 6 ('cat') repeats "
+        "label 1. Remove the repeated ones."
+    )
+    with pytest.raises(LabelError, match=r"; and 1,800 more\. Remove the repeated ones"):
+        check_labels(f"label {number % 1000}" for number in range(3000))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"caf\xc3\xa9\ncaf\xe9\n", r"not UTF-8 \(line 2, byte 9\).*iconv"),
-        ("cat\n".encode("utf-16"), "not UTF-8"),
-        (b"\n \n", "labels.txt: There are no labels"),
-        (b"cat\ndog\ncat\n", "labels.txt: Label 3"),
-        ("one\u2028label".encode(), "unprintable"),
-        (b"page\x0cbreak", "unprintable"),
-    ],
-)
-def test_a_bad_label_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes(content)
-    with pytest.raises(LabelError, match=message):
-        read_labels(path)
-
-
-def test_a_missing_label_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"absent\.txt' cannot be read: No such file"):
-        read_labels(tmp_path / "absent.txt")
-    with pytest.raises(LabelError, match="Is a directory"):
-        read_labels(tmp_path)
-
-
-def test_a_line_may_name_a_group(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes(b"\xef\xbb\xbfforklift\tvehicle\r\n\r\n hard hat \r\ncat \t pets\t\r\ndog\t\n")
-    expected = {"forklift": "vehicle", "hard hat": None, "cat": "pets", "dog": None}
-    assert read_grouped_labels(path) == expected
-    assert parse_grouped_labels(format_grouped_labels(expected)) == expected
-    with pytest.raises(LabelError, match=r"labels.txt: .*unprintable character '\\t'"):
-        read_labels(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"caf\xe9\ta\n", "not UTF-8"),
-        (b"\n\t\n", "labels.txt: There are no labels"),
-        (b"cat\ta\ncat\tb\n", "labels.txt: Label 2"),
-    ],
-)
-def test_a_bad_file_of_groups_is_named(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes(content)
-    with pytest.raises(LabelError, match=message):
-        read_grouped_labels(path)
+def test_grouped_labels_survive_their_text() -> None:
+    labels = {"forklift": "vehicle", "# hat": None, "cat,": "pets"}
+    assert parse_grouped_labels(format_grouped_labels(labels)) == labels
 
 
 def test_groups_are_taken_from_a_mapping_only() -> None:

@@ -279,7 +279,7 @@ def test_a_name_with_a_point_is_found_in_the_bundle(bundle_copy: Path) -> None:
         ([], LabelError, "no labels"),
         (["cat", "cat"], LabelError, "repeats"),
         ("absent", VocabularyError, "no vocabulary 'absent'"),
-        ("absent.txt", LabelError, "'absent.txt' cannot be read"),
+        ("absent.txt", LabelError, "absent.txt: The label file cannot be read"),
         ("absent.safetensors", VocabularyError, "no vocabulary file"),
     ],
 )

@@ -23,6 +23,7 @@ class Slow:
         self.bundle = engine.bundle
         self.prepare = engine.prepare
         self.text_encoder = self
+        self.check = engine.text_encoder.check
         self._engine = engine
 
     def embed(self, labels: list[str]):

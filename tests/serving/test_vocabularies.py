@@ -243,3 +243,12 @@ def test_readers_see_whole_vocabularies_while_others_change_them(engine: Engine)
             reader.join(SOON)
     assert not torn
     assert seen == {"a", "b"}
+
+
+def test_labels_that_are_one_to_the_model_are_refused_at_the_put(engine: Engine, tmp_path) -> None:
+    with opened(engine, tmp_path) as store:
+        kept = put(store, "mine", ["boat", "cat"])
+        with pytest.raises(LabelError, match=r"labels 1, 3 \('owl', 'Owl'\)"):
+            store.put("mine", ["owl", "cat", "Owl"])
+        assert store.entry("mine").newest == kept.newest
+        assert store.labels("mine") == ("boat", "cat")

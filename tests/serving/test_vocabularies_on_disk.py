@@ -14,7 +14,7 @@ import pytest
 from bundles import edit_manifest
 from stores import SOON, Gate, fresh, opened, put
 
-from ovml_deploy.errors import VocabularyError
+from ovml_deploy.errors import LabelError, VocabularyError
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.vocabulary import Vocabulary
 from ovml_deploy.serving.errors import StoppingError
@@ -72,20 +72,27 @@ def test_a_queued_put_is_done_after_a_restart(gate: Any, engine: Engine, tmp_pat
 
 
 def test_labels_that_cannot_be_embedded_fail_alone(engine: Engine, tmp_path: Path) -> None:
+    """Labels that were accepted for a prompt-tuned model, and not embedded before this one came."""
     with opened(engine, tmp_path) as store:
         put(store, "mine", ["cat"])
-        store.put("mine", {"dog": "animals"})
+    for name, version in (("mine", 2), ("new", 1)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        content = {"version": version, "labels": ["dog"], "groups": {"dog": "animals"}}
+        (tmp_path / name / "labels.json").write_text(json.dumps(content))
+    with opened(engine, tmp_path) as store:
         entry = store.wait("mine", SOON)
         assert (entry.state, entry.version, entry.newest) == ("failed", 1, 2)
         assert "no groups" in str(entry.error)
         assert store.get("mine").labels == ("cat",)
         put(store, "other", ["dog"])
         assert put(store, "mine", ["dog"]).version == 3
-        store.put("new", {"dog": "animals"})
         store.wait("new", SOON)
         with pytest.raises(VocabularyError, match=r"'new' failed: 'dog' names the group 'animals'"):
             store.get("new")
         store.delete("new")
+        with pytest.raises(LabelError, match="no groups"):
+            store.put("new", {"dog": "animals"})
+        assert "new" not in store
 
 
 def test_groups_are_kept(tuned_bundle: Path, tmp_path: Path) -> None:

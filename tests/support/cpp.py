@@ -150,6 +150,7 @@ class CTagger:
         self._c = ctypes.CDLL(str(library))
         for name, kind in (
             ("ovml_message", ctypes.c_char_p),
+            ("ovml_warning", ctypes.c_char_p),
             ("ovml_label", ctypes.c_char_p),
             ("ovml_vocabulary_id", ctypes.c_char_p),
             ("ovml_score", ctypes.c_double),
@@ -170,6 +171,9 @@ class CTagger:
     def use_labels(self, labels: Sequence[str]) -> None:
         array = (ctypes.c_char_p * len(labels))(*(label.encode() for label in labels))
         self._call("ovml_use_labels", self._tagger, array, ctypes.c_size_t(len(labels)))
+
+    def warning(self) -> str:
+        return str(self._c.ovml_warning(self._tagger).decode())
 
     def use_vocabulary(self, source: str) -> None:
         self._call("ovml_use_vocabulary", self._tagger, source.encode())

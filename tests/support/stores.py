@@ -24,6 +24,7 @@ class Gate:
         self.bundle = engine.bundle
         self.prepare = engine.prepare
         self.text_encoder = self
+        self.check = engine.text_encoder.check
         self._engine = engine
 
     def vocabulary(self, labels, name: str, progress: Callable[[int, int], None]) -> Vocabulary:

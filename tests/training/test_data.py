@@ -181,11 +181,14 @@ def test_split(tmp_path: Path) -> None:
 
 
 def test_unseen_file(tmp_path: Path) -> None:
-    assert read_unseen(write(tmp_path / "u.txt", "dog\r\n\n traffic light \ndog\n")) == (
-        "dog",
-        "traffic light",
-    )
-    with pytest.raises(DataError, match="names no label"):
+    expected = ("dog", "traffic light")
+    assert read_unseen(write(tmp_path / "u.txt", "dog\r\n\n traffic light \n")) == expected
+    assert read_unseen(write(tmp_path / "u.json", '["dog", "traffic light"]')) == expected
+    with pytest.raises(
+        DataError, match=r"Line 3 \('dog'\) repeats line 1\. .* leave --unseen away"
+    ):
+        read_unseen(write(tmp_path / "u.txt", "dog\ncat\ndog\n"))
+    with pytest.raises(DataError, match="There are no labels"):
         read_unseen(write(tmp_path / "e.txt", "\n"))
     with pytest.raises(DataError, match="no file of unseen"):
         read_unseen(tmp_path / "absent.txt")

@@ -22,6 +22,7 @@ from ovml_deploy.runtime.labels import check_labels
 from ovml_deploy.runtime.results import TagResult
 from ovml_deploy.runtime.tagger import Tagger
 from ovml_deploy.runtime.threads import available_cpus
+from ovml_deploy.runtime.vocabulary import Vocabulary
 
 #: Photos whose copies one process of ExifTool makes, while the next are tagged.
 _AT_ONCE = 32
@@ -41,6 +42,22 @@ class Copied:
     keywords: tuple[str, ...] = ()
     error: str | None = None
     there: bool = False
+
+
+def check_threshold(vocabulary: Vocabulary | None, threshold: float | None) -> None:
+    """Raise UsageError without a threshold for labels (None) or a vocabulary that has none.
+
+    Uncalibrated scores do not say whether a tag is right, so each photo would get ``top_k`` keywords.
+    """
+    if threshold is None and (vocabulary is None or vocabulary.calibration is None):
+        which = (
+            "These labels have" if vocabulary is None else f"The vocabulary {vocabulary.name!r} has"
+        )
+        raise UsageError(
+            f"{which} no threshold, so each photo would get the best labels as keywords, right or "
+            "wrong. Give a threshold (--threshold 0.5; 0 keeps them all), or calibrate the vocabulary: "
+            "ovml-deploy vocab calibrate"
+        )
 
 
 def write_keywords(
@@ -65,8 +82,10 @@ def write_keywords(
     CPU and one more such batch.
 
     Raises UsageError, MissingDependencyError for a missing ExifTool, OSError where ``out`` cannot be
-    written; a photo that cannot be read or written is an item with an ``error``.
+    written; a photo that cannot be read or written is an item with an ``error``. An uncalibrated
+    vocabulary without a ``threshold`` is a UsageError, see :func:`check_threshold`.
     """
+    check_threshold(tagger.vocabulary, threshold)
     try:
         check_labels([f"{prefix}label"])
     except LabelError as error:

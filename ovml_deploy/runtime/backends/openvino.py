@@ -186,8 +186,7 @@ def expand_int8_weights(model: "openvino.Model") -> int:
     Returns how many were replaced. Under a bf16 hint OpenVINO 2026.4 keeps such weights as int8 and divides
     by zero (SIGFPE) in its kernel for them, on an Intel Xeon with AMX at least.
     """
-    from openvino import Type, opset13
-
+    openvino = import_openvino()
     replaced = 0
     for node in model.get_ops():
         if node.get_type_name() != "Multiply":
@@ -196,9 +195,9 @@ def expand_int8_weights(model: "openvino.Model") -> int:
         if steps.get_type_name() != "Convert" or scale.get_type_name() != "Constant":
             continue
         stored = steps.input_value(0).get_node()
-        if stored.get_type_name() != "Constant" or stored.get_element_type() != Type.i8:
+        if stored.get_type_name() != "Constant" or stored.get_element_type() != openvino.Type.i8:
             continue
-        weights = opset13.constant(stored.data.astype(np.float32) * scale.data)
+        weights = openvino.opset13.constant(stored.data.astype(np.float32) * scale.data)
         for user in node.output(0).get_target_inputs():
             user.replace_source_output(weights.output(0))
         replaced += 1

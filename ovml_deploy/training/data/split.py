@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovml_deploy.errors import DataError
+from ovml_deploy.errors import DataError, LabelError
+from ovml_deploy.runtime.label_files import read_labels
 from ovml_deploy.training.data.dataset import Dataset
-from ovml_deploy.training.data.text_files import read_lines, some
+from ovml_deploy.training.data.text_files import some
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class Split:
 
 
 def read_unseen(path: str | Path) -> tuple[str, ...]:
-    """Read unseen labels from a UTF-8 text file, one a line. Raises DataError."""
+    """Read unseen labels from a label file. Raises DataError."""
     return _read_list(Path(path), "unseen", "leave --unseen away to use all as seen ones")
 
 
 def read_seen(path: str | Path) -> tuple[str, ...]:
-    """Read seen labels from a UTF-8 text file, one a line. Raises DataError."""
+    """Read seen labels from a label file. Raises DataError."""
     return _read_list(Path(path), "seen", "leave --seen away to use those of the data")
 
 
@@ -64,10 +65,10 @@ def make_split(
 def _read_list(source: Path, kind: str, remedy: str) -> tuple[str, ...]:
     if not source.is_file():
         raise DataError(f"There is no file of {kind} labels {str(source)!r}.")
-    labels = tuple(dict.fromkeys(read_lines(source)))
-    if not labels:
-        raise DataError(f"{str(source)!r} names no label; {remedy}.")
-    return labels
+    try:
+        return read_labels(source)
+    except LabelError as error:
+        raise DataError(f"{error} Or {remedy}.") from error
 
 
 def _names(

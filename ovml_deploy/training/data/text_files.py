@@ -1,26 +1,27 @@
 """What every reader needs: text, lines, folders, and the errors about them."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ovml_deploy.errors import DataError
+from ovml_deploy.runtime.text_decoding import decode_text
 
 
 def read_text(source: Path) -> str:
-    """Return the text of a UTF-8 file. Raises DataError."""
+    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 with a mark. Raises DataError."""
     try:
-        return source.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{str(source)!r} is not UTF-8 (byte {error.start}). Save it as UTF-8, e.g. with "
-            "iconv -f LATIN1 -t UTF-8."
-        ) from error
+        content = source.read_bytes()
     except OSError as error:
         raise DataError(f"{str(source)!r} cannot be read: {error}.") from error
+    try:
+        return re.sub("\r\n?", "\n", decode_text(content))
+    except ValueError as error:
+        raise DataError(f"{str(source)!r} {error}") from error
 
 
 def read_lines(source: Path) -> list[str]:
-    """Return the lines of a UTF-8 file, stripped, without empty ones. Raises DataError."""
+    """Return the lines of a text file, stripped, without empty ones. Raises DataError."""
     return [line.strip() for line in read_text(source).split("\n") if line.strip()]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ovml_deploy.errors import DataError, LabelError
 from ovml_deploy.files import write_atomically
-from ovml_deploy.runtime.labels import check_labels
+from ovml_deploy.runtime.labels import check_labels, listed
 from ovml_deploy.training.data.text_files import read_text
 from ovml_deploy.training.knowledge.words import words
 
@@ -113,24 +113,23 @@ class Knowledge:
 def check_categories(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names as :func:`check_labels` does.
 
-    Raises LabelError also for a name without letters, and for two that sentences could not tell
+    Raises LabelError that lists all names without letters, or all that sentences could not tell
     apart, such as "T-shirt" and "t shirt".
     """
     checked = check_labels(names)
-    seen: dict[str, str] = {}
+    silent = [name for name in checked if not any(map(str.isalpha, name))]
+    if silent:
+        items = [f"The category {name!r} has no letters" for name in silent]
+        raise LabelError(
+            f"{listed(items)}: no sentence can mention it. Write it out as a word, or remove it."
+        )
+    same: dict[str, list[str]] = {}
     for name in checked:
-        if not any(character.isalpha() for character in name):
-            raise LabelError(
-                f"The category {name!r} has no letters, so no sentence can mention it. Write it out "
-                "as a word, or remove it."
-            )
-        key = " ".join(words(name))
-        if key in seen:
-            raise LabelError(
-                f"The categories {seen[key]!r} and {name!r} are the same words, so no sentence can "
-                "tell them apart. Remove one of them."
-            )
-        seen[key] = name
+        same.setdefault(" ".join(words(name)), []).append(name)
+    sets = [" and ".join(map(repr, some)) for some in same.values() if len(some) > 1]
+    if sets:
+        items = [f"The categories {some} are the same words" for some in sets]
+        raise LabelError(f"{listed(items)}: no sentence can tell them apart. Keep one of each.")
     return checked
 
 

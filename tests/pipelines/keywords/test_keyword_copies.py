@@ -22,7 +22,8 @@ from PIL import Image
 from ovml_deploy import assets
 from ovml_deploy.errors import MissingDependencyError, UsageError
 from ovml_deploy.files import sha256_file
-from ovml_deploy.pipelines.keywords import KeywordError, exiftool, write_keywords
+from ovml_deploy.pipelines import keywords
+from ovml_deploy.pipelines.keywords import KeywordError, exiftool
 from ovml_deploy.runtime.tagger import Tagger
 
 pytestmark = [
@@ -79,6 +80,11 @@ def photos(tmp_path: Path) -> Path:
     pixels.save(folder / "d.webp")
     pixels.save(folder / "really a png.jpeg", "PNG")
     return tmp_path / "photos"
+
+
+def write_keywords(tagger: Tagger, photos: list[str], out: Path, **options):
+    """Write keywords; as these labels have no threshold, all of them unless another is given."""
+    return keywords.write_keywords(tagger, photos, out, **{"threshold": 0.0, **options})
 
 
 def copies(tagger: Tagger, out: Path, *names: object, **options) -> dict[str, Path]:
@@ -274,6 +280,15 @@ def test_copies_that_are_there_stay_unless_one_says_so(tagger, photos, tmp_path)
     assert {*iptc_keywords(out / "2024" / "a.jpg")} == {f"auto: {word}" for word in WORDS}
 
 
+def test_labels_without_a_threshold_are_refused(tagger, photos, tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"(have|has) no threshold.*--threshold 0\.5"):
+        keywords.write_keywords(tagger, [str(photos)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    calibrated = Tagger.of(tagger.engine)
+    found = [*keywords.write_keywords(calibrated, [str(photos)], tmp_path / "out")]
+    assert [copy.error for copy in found] == [None] * 5
+
+
 def test_a_prefix_must_fit_before_a_label(tagger, photos, tmp_path) -> None:
     with pytest.raises(UsageError, match="cannot stand before a label"):
         write_keywords(tagger, [str(photos)], tmp_path / "out", prefix="a\nb")
@@ -340,7 +355,7 @@ def test_killed_it_leaves_whole_copies_and_goes_on(tagger, tmp_path) -> None:
         lambda: any(out.glob("[0-9]*.jpg")),
         out,
         *("keywords", photos, "--out", out, "--labels", ",".join(WORDS)),
-        *("--top-k", 2),
+        *("--top-k", 2, "--threshold", 0),
     )
     made = [path for path in out.iterdir() if path.name[0] != "."]
     assert 0 < len(made) < 80

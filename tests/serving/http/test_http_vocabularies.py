@@ -227,8 +227,8 @@ def test_groups_of_a_prompt_tuned_model(tuned_bundle) -> None:
         assert (made.status, made.json["state"]) == (200, "ready"), made.body
         assert server.get(f"{HOME}/mine").json["texts"] == ["ferry", "cloud"]
         unknown = server.put(f"{HOME}/other{WAIT}", labels={"ferry": "no such group"})
-        assert (unknown.status, unknown.json["state"]) == (200, "failed")
-        assert "no such group" in unknown.json["error"]
+        assert (unknown.status, unknown.kind) == (422, "labels")
+        assert "no such group" in unknown.json["error"]["message"]
 
 
 def test_the_state_folder_is_named_to_nobody(engine: Engine, tmp_path) -> None:
@@ -252,3 +252,19 @@ class _With:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+
+def test_labels_that_are_one_to_the_model_are_refused_at_once(server: Served, images) -> None:
+    """With status 422, all of them named, for a vocabulary and for the labels of one request."""
+    labels = ["owl", "cat", "Owl", "CAT"]
+    said = "labels 1, 3 ('owl', 'Owl'); labels 2, 4 ('cat', 'CAT')"
+    refused = server.put(f"{HOME}/birds{WAIT}", labels=labels)
+    assert (refused.status, refused.kind) == (422, "labels")
+    assert said in refused.json["error"]["message"]
+    assert server.get(f"{HOME}/birds").status == 404
+    inline = server.tag(images[0], f"?labels={','.join(labels)}")
+    assert (inline.status, inline.kind) == (422, "labels")
+    assert said in inline.json["error"]["message"]
+    repeated = server.put(f"{HOME}/birds", labels=["cat", "owl", "cat", "owl"])
+    assert repeated.status == 422
+    assert "Label 3 ('cat') repeats label 1; Label 4 ('owl') repeats label 2" in str(repeated.json)

@@ -289,3 +289,10 @@ def test_json_that_is_very_deep(server: Served) -> None:
     for deep in (b"[" * 200_000, b'{"inputs":' * 100_000, b"[" * 100_000 + b"]" * 100_000):
         reply = server.ask("POST", PATH, deep)
         assert (reply.status, bool(error(reply))) == (422, True)
+
+
+def test_labels_that_are_one_to_the_model_are_refused(server: Served, images) -> None:
+    body, headers = binary(images[0], parameters={"labels": "owl,cat,Owl"})
+    refused = server.ask("POST", PATH, body, headers)
+    assert refused.status == 422
+    assert "labels 1, 3 ('owl', 'Owl')" in error(refused)

@@ -215,6 +215,11 @@ def test_categories_are_checked() -> None:
     for one, other in (("cat", "Cat"), ("t shirt", "T-Shirt"), ("stra\u00dfe", "STRASSE")):
         with pytest.raises(LabelError, match="are the same words"):
             check_categories([one, "dog", other])
+    several = (
+        r"'cat' and 'Cat' are the same words; .* 'dog' and 'DOG' are the same words: no sentence"
+    )
+    with pytest.raises(LabelError, match=several):
+        check_categories(["cat", "Cat", "dog", "DOG"])
     with pytest.raises(LabelError, match="repeats label 1"):
         check_categories(["cat", "cat"])
     with pytest.raises(LabelError, match="no labels"):
