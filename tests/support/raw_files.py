@@ -13,43 +13,54 @@ Entry = tuple[int, int, list]
 
 
 def make_dng(preview: Image.Image, orientation: int = 1) -> bytes:
-    """A DNG whose first page is the preview and whose sub-image is a grey Bayer mosaic."""
+    """A DNG as cameras write it: a thumbnail, a grey Bayer mosaic, and a JPEG preview."""
     file = io.BytesIO()
     preview.save(file, "JPEG", quality=95)
     jpeg = file.getvalue()
     jpeg += b"\0" * (len(jpeg) % 2)
-    mosaic = struct.pack("<H", 1000) * (128 * 96)
-    raw_at, first_at = 8 + len(jpeg), 8 + len(jpeg) + len(mosaic)
+    mosaic, thumbnail = struct.pack("<H", 1000) * (128 * 96), bytes(16 * 12 * 3)
+    mosaic_at = 8 + len(jpeg)
+    thumbnail_at = mosaic_at + len(mosaic)
+    first_at = thumbnail_at + len(thumbnail)
 
-    def first(sub_at: int) -> bytes:
-        return _directory(
-            [
-                (254, 4, [1]), (256, 4, [preview.width]), (257, 4, [preview.height]),
-                (258, 3, [8, 8, 8]), (259, 3, [7]), (262, 3, [6]), (273, 4, [8]),
-                (274, 3, [orientation]), (277, 3, [3]), (278, 4, [preview.height]),
-                (279, 4, [len(jpeg)]), (330, 4, [sub_at]), (50706, 1, [1, 4, 0, 0]),
-                (50721, _SIGNED, _MATRIX), (50778, 3, [21]),
-            ],
-            first_at,
-        )  # fmt: skip
+    def first(*subs: int) -> bytes:
+        entries = [
+            *_page(1, (16, 12), (8, 8, 8), 1, 2, (thumbnail_at, len(thumbnail))),
+            (274, 3, [orientation]), (330, 4, [*subs]), (50706, 1, [1, 4, 0, 0]),
+            (50721, _SIGNED, _MATRIX), (50778, 3, [21]),
+        ]  # fmt: skip
+        return _directory(entries, first_at)
 
-    sub_at = first_at + len(first(0))
-    sub = _directory(
-        [
-            (254, 4, [0]), (256, 4, [128]), (257, 4, [96]), (258, 3, [16]), (259, 3, [1]),
-            (262, 3, [32803]), (273, 4, [raw_at]), (277, 3, [1]), (278, 4, [96]),
-            (279, 4, [len(mosaic)]), (33421, 3, [2, 2]), (33422, 1, [0, 1, 1, 2]),
-        ],
-        sub_at,
-    )  # fmt: skip
-    return struct.pack("<2sHI", b"II", 42, first_at) + jpeg + mosaic + first(sub_at) + sub
+    sub_at = first_at + len(first(0, 0))
+    raw = _page(0, (128, 96), (16,), 1, 32803, (mosaic_at, len(mosaic)))
+    sub = _directory([*raw, (33421, 3, [2, 2]), (33422, 1, [0, 1, 1, 2])], sub_at)
+    last_at = sub_at + len(sub)
+    last = _directory(_page(1, preview.size, (8, 8, 8), 7, 6, (8, len(jpeg))), last_at)
+    header = struct.pack("<2sHI", b"II", 42, first_at)
+    return header + jpeg + mosaic + thumbnail + first(sub_at, last_at) + sub + last
+
+
+def _page(
+    kind: int,
+    size: tuple[int, int],
+    bits: tuple[int, ...],
+    compression: int,
+    colours: int,
+    strip: tuple[int, int],
+) -> list[Entry]:
+    """The tags of a page whose pixels are one strip, at an offset and with a number of bytes."""
+    return [
+        (254, 4, [kind]), (256, 4, [size[0]]), (257, 4, [size[1]]), (258, 3, [*bits]),
+        (259, 3, [compression]), (262, 3, [colours]), (273, 4, [strip[0]]),
+        (277, 3, [len(bits)]), (278, 4, [size[1]]), (279, 4, [strip[1]]),
+    ]  # fmt: skip
 
 
 def _directory(entries: list[Entry], offset: int) -> bytes:
     """A TIFF directory at ``offset``, with the values that do not fit into it behind it."""
     values_at = offset + 2 + 12 * len(entries) + 4
     table, values = b"", b""
-    for tag, kind, items in entries:
+    for tag, kind, items in sorted(entries):
         if kind == _SIGNED:
             data = b"".join(struct.pack("<ii", *item) for item in items)
         else:
