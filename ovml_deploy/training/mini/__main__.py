@@ -1,11 +1,13 @@
 """Builds the embedded model: ``python -m ovml_deploy.training.mini --photos FOLDER``."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from ovml_deploy.errors import OvmlError
+from ovml_deploy.files import write_folder_atomically
 from ovml_deploy.training.mini.backbone_folder import restore_folder
 from ovml_deploy.training.mini.build import (
     CALIBRATION,
@@ -51,15 +53,19 @@ def main() -> int:
     if given.no_export:
         return 0
     pictures = given.out / CALIBRATION / CALIBRATION_FILE
-    export = ["export.onnx", "--ckpt", checkpoint, "--out", given.bundle]
+    made = given.out / "bundle"
+    export = ["export.onnx", "--ckpt", checkpoint, "--out", made]
     calibrate = ["ovml_deploy.cli", "vocab", "calibrate", VOCABULARY_FILE.stem]
     for command in (
         [*export, "--vocab", VOCABULARY_FILE],
-        [*calibrate, "--data", pictures, "--engine", given.bundle, "--precision", _PRECISION],
+        [*calibrate, "--data", pictures, "--engine", made, "--precision", _PRECISION],
     ):
         done = subprocess.run([sys.executable, "-m", *map(str, command)], check=False)
         if done.returncode:
             return done.returncode
+    # 'vocab calibrate' does not change the package, so it worked on the copy in OUT
+    with write_folder_atomically(given.bundle) as folder:
+        shutil.copytree(made, folder, dirs_exist_ok=True)
     return 0
 
 
