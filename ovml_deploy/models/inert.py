@@ -133,8 +133,7 @@ def _inert_class(origin: str) -> type[Inert]:
 
 def _dtype(name: str) -> torch.dtype | None:
     """Return the dtype that "float16" or "HalfStorage" names."""
-    storage = getattr(torch, name, None) if name.endswith("Storage") else None
-    kind = getattr(torch, name, None) if storage is None else getattr(storage, "dtype", None)
+    kind = _STORAGES[name] if name in _STORAGES else getattr(torch, name, None)
     return kind if isinstance(kind, torch.dtype) else None
 
 
@@ -142,6 +141,18 @@ def _rebuild_tensor(storage: Tensor, offset: int, size: Any, stride: Any, *rest:
     return storage.as_strided(size, stride, offset)  # raises where it would leave the storage
 
 
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 _REBUILD = {
     "_rebuild_tensor_v2": _rebuild_tensor,
     "_rebuild_tensor": _rebuild_tensor,

@@ -278,5 +278,5 @@ def test_weights_of_another_architecture(clip, make_backbone, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match=message) as caught:
         Backbone.load(BackboneSpec(other.name, str(tmp_path / "w.pt")))
     assert_short(str(caught.value))
-    with pytest.raises(CheckpointError, match="no head.*--pretrained"):
+    with pytest.raises(CheckpointError, match=r"no head.*--pretrained"):
         load_checkpoint(tmp_path / "w.pt", clip[0])
