@@ -147,8 +147,6 @@ def read_checkpoint(path: str | Path, weights: str = "auto") -> dict[str, Any]:
 
 def _official_state(content: dict[str, Any], path: str | Path, weights: str) -> dict[str, Any]:
     """Return the tensors of an official checkpoint; say what other weights are."""
-    for value in content.values():
-        refuse_object(path, value)
     state = find_state(content, QKS, path, weights)
     if state is not None:
         return dict(state)
@@ -157,6 +155,8 @@ def _official_state(content: dict[str, Any], path: str | Path, weights: str) -> 
             f"{str(path)!r} holds the weights of a CLIP model and no head. For a zero-shot bundle: "
             f"--backbone NAME --pretrained {path}, without --ckpt."
         )
+    for value in content.values():
+        refuse_object(path, value)
     raise CheckpointError(
         f"{str(path)!r} is neither a checkpoint of this project nor a state dict of the "
         "official QKS release (no 'query_tokens' in it)."
