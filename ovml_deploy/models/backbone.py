@@ -131,7 +131,7 @@ class Backbone(nn.Module):
                 f"{spec.pretrained!r}: {first_line(error)}"
             ) from error
         if from_file:
-            load_clip_weights(model, str(spec.pretrained), name, weights)
+            load_clip_weights(model, str(spec.pretrained), spec.name, name, weights)
         elif load_weights:
             check_finite(model.state_dict(), spec.pretrained or spec.name)
         return cls(spec, model, tokenizer)

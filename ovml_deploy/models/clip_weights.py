@@ -45,10 +45,12 @@ def is_weights_file(pretrained: str | None) -> bool:
     return False
 
 
-def load_clip_weights(model: nn.Module, path: str, name: str, weights: str = "auto") -> None:
+def load_clip_weights(
+    model: nn.Module, path: str, backbone: str, name: str, weights: str = "auto"
+) -> None:
     """Load a weights file into an open_clip model, whatever wrappers it came in.
 
-    ``name``: the model's architecture. ``weights``: as for ``wrappers.find_state``. Raises
+    ``backbone``: the model as the user named it; ``name``: as open_clip knows it. ``weights``: as for ``wrappers.find_state``. Raises
     CheckpointError where the file holds no weights of this architecture or activation.
     """
     content = read_weights_file(path)
@@ -66,7 +68,7 @@ def load_clip_weights(model: nn.Module, path: str, name: str, weights: str = "au
     load_state(
         model,
         _adapt(model, state),
-        f"The weights {path!r} do not fit the backbone {name!r}",
+        f"The weights {path!r} do not fit the backbone {backbone!r}",
         _remedy(state, name),
     )
 
