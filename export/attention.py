@@ -81,6 +81,10 @@ class SelfAttention(nn.Module):
         )
         similarity = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if attn_mask is not None:
+            if (
+                attn_mask.ndim == 3
+            ):  # CoCa's text tower: a mask of every text and head, [B * heads, N, N]
+                attn_mask = attn_mask.unflatten(0, (-1, self.heads))
             similarity = similarity + attn_mask
         attended = similarity.softmax(dim=-1) @ v
         return self.out(attended.transpose(1, 2).flatten(2)), None

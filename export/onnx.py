@@ -28,6 +28,7 @@ from ovml_deploy.models.checkpoint import load_checkpoint
 from ovml_deploy.models.heads import ZeroShotHead
 from ovml_deploy.models.prompt_tuned import PromptTunedHead
 from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.models.wrappers import CHOICES
 from ovml_deploy.runtime.backends import create_backend
 from ovml_deploy.runtime.bundle import (
     ENCODER,
@@ -54,17 +55,22 @@ from ovml_deploy.templates import CLIP_TEMPLATES, fill
 
 
 def load_model(
-    ckpt: str | Path | None, backbone: str | None = None, pretrained: str | None = None
+    ckpt: str | Path | None,
+    backbone: str | None = None,
+    pretrained: str | None = None,
+    weights: str = "auto",
 ) -> TaggingModel:
     """Return the model of a checkpoint, or a zero-shot one where only a backbone is named."""
+    if weights not in CHOICES:
+        raise UsageError(f"--weights is {weights!r}; it may be {', '.join(CHOICES)}.")
     if ckpt is not None:
-        return load_checkpoint(ckpt, backbone, pretrained)
+        return load_checkpoint(ckpt, backbone, pretrained, weights)
     if backbone is None:
         raise ExportError(
             "Nothing to export: name a checkpoint (--ckpt qks.pt), or a backbone for a zero-shot "
             "bundle (--backbone ViT-B-16-quickgelu --pretrained openai)."
         )
-    loaded = Backbone.load(BackboneSpec(backbone, pretrained))
+    loaded = Backbone.load(BackboneSpec(backbone, pretrained), weights=weights)
     head = ZeroShotHead(loaded.logit_scale, loaded.logit_bias)
     return TaggingModel(loaded, head, CLIP_TEMPLATES).eval()
 
@@ -214,6 +220,7 @@ def main(
     backbone: str | None = None,
     pretrained: str | None = None,
     precision: str = "fp32",
+    weights: str = "auto",
 ) -> None:
     """Export a checkpoint to a bundle and print how closely it agrees with PyTorch.
 
@@ -227,11 +234,13 @@ def main(
         pretrained: the backbone's weights: a tag or a file
         precision: fp32; or fp16 or bf16, in which then the image encoder's products compute, all else
             staying fp32 (see docs/precision.md)
+        weights: of a file with both a model and its moving average (EMA), use 'ema' or 'model'; auto
+            uses the moving average, and prints a notice
     """
     name = Path(ckpt).stem if ckpt else (backbone or "").replace("/", "-").replace(":", "-")
     target = Path(out) if out else Path("build") / name
     given = {Path(vocab).stem: read_grouped_labels(vocab)} if vocab else None
-    model = load_model(ckpt, backbone, pretrained)
+    model = load_model(ckpt, backbone, pretrained, weights)
     lists = given or _trained_labels(model)
     bundle = export_bundle(model, target, lists, precision, allow_same=given is None)
     _report(bundle)

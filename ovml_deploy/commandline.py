@@ -99,9 +99,27 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"This needs the package {error.name!r}. Install it: pip install 'ovml-deploy[{extra}]'"
-        ) from error
+        raise MissingDependencyError(_how_to_install(error, extra)) from error
+
+
+def report_missing_package(extra: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an exception hook that prints one line, as ``run`` does, for a missing package.
+
+    ``python -m`` imports a module before ``run`` can catch anything. Every other exception goes to
+    ``otherwise``, the hook in place.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            print(f"error: {_how_to_install(error, extra)}", file=sys.stderr)
+        else:
+            otherwise(kind, error, trace)
+
+    return hook
+
+
+def _how_to_install(error: ModuleNotFoundError, extra: str) -> str:
+    return f"This needs the package {error.name!r}. Install it: pip install 'ovml-deploy[{extra}]'"
 
 
 def run(component: Any, name: str, argv: Sequence[str] | None = None) -> int:

@@ -3,9 +3,6 @@
 Such a model loads, runs, and tags wrongly, so it is the first thing to check.
 """
 
-import zipfile
-from pathlib import Path
-
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
 
@@ -15,7 +12,7 @@ _SUFFIX = "-quickgelu"
 
 
 def check_activation(name: str, pretrained: str | None) -> None:
-    """Raise CheckpointError where ``pretrained`` (tag or file) needs another activation."""
+    """Raise CheckpointError where ``pretrained`` is a tag whose weights need another activation."""
     if pretrained is None:
         return
     tag = get_pretrained_cfg(name, pretrained)
@@ -26,12 +23,6 @@ def check_activation(name: str, pretrained: str | None) -> None:
             f"The weights {pretrained!r} are not for {name!r}: they were trained "
             f"{'with' if sibling.endswith(_SUFFIX) else 'without'} QuickGELU. "
             f"Use the model {sibling!r}."
-        )
-    elif Path(pretrained).is_file() and _is_torchscript(Path(pretrained)):
-        raise CheckpointError(
-            f"{pretrained!r} is a TorchScript archive, the form of OpenAI's own release; such "
-            f"files run code when they are read. Use {_sibling(name, True)!r} with the tag "
-            "'openai', or save the model's state dict."
         )
 
 
@@ -63,10 +54,3 @@ def _sibling_with(name: str, tag: str) -> str | None:
 
 def _sibling(name: str, quickgelu: bool) -> str:
     return name.removesuffix(_SUFFIX) + (_SUFFIX if quickgelu else "")
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in entry for entry in archive.namelist())

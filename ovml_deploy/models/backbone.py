@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from ovml_deploy.errors import CheckpointError
 from ovml_deploy.models.activation import check_activation
+from ovml_deploy.models.clip_weights import is_weights_file, load_clip_weights, refuse_folder
+from ovml_deploy.models.fitting import check_finite
 from ovml_deploy.models.text import TextTower
 from ovml_deploy.models.tokens import image_tokens, token_width
+from ovml_deploy.models.weights_file import first_line
 from ovml_deploy.runtime.preprocessing import Preprocessing
 
 LOCAL_DIR = "local-dir:"
@@ -88,11 +91,14 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
     @classmethod
-    def load(cls, spec: BackboneSpec, *, load_weights: bool = True) -> "Backbone":
+    def load(
+        cls, spec: BackboneSpec, *, load_weights: bool = True, weights: str = "auto"
+    ) -> "Backbone":
         """Build the model that ``spec`` names and read its weights.
 
-        Raises CheckpointError where it cannot be built, its weights cannot be had, or its
-        activation does not fit its weights.
+        ``weights``: which weights of a file that also holds their moving average, see
+        ``wrappers.find_state``. Raises CheckpointError where it cannot be built, its weights cannot
+        be had or are not finite, or its activation does not fit its weights.
         """
         name = registered_name(spec.name)
         config = model_config(spec.name)
@@ -103,23 +109,31 @@ class Backbone(nn.Module):
                     "random. Name a tag of open_clip or a weights file with --pretrained."
                 )
             check_activation(name, spec.pretrained)
+            if name.startswith(LOCAL_DIR):
+                refuse_folder(Path(name.removeprefix(LOCAL_DIR)))
+        from_file = load_weights and is_weights_file(spec.pretrained)
+        by_open_clip = load_weights and not from_file
         overrides = _local_text_config(name, config)
         try:
-            with _quiet(enabled=not load_weights):
+            with _quiet(enabled=not by_open_clip):
                 model = open_clip.create_model(
                     name,
-                    pretrained=spec.pretrained if load_weights else None,
-                    load_weights=load_weights,
+                    pretrained=spec.pretrained if by_open_clip else None,
+                    load_weights=by_open_clip,
                     pretrained_text=False,
-                    require_pretrained=load_weights,
+                    require_pretrained=by_open_clip,
                     **overrides,
                 )
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip raises anything, from KeyError to hub errors
             raise CheckpointError(
                 f"open_clip cannot build backbone {spec.name!r} with weights "
-                f"{spec.pretrained!r}: {error}"
+                f"{spec.pretrained!r}: {first_line(error)}"
             ) from error
+        if from_file:
+            load_clip_weights(model, str(spec.pretrained), spec.name, name, weights)
+        elif load_weights:
+            check_finite(model.state_dict(), spec.pretrained or spec.name)
         return cls(spec, model, tokenizer)
 
     def train(self, mode: bool = True) -> "Backbone":

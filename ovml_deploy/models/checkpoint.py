@@ -1,11 +1,11 @@
 """Checkpoints: a head with a reference to its backbone, or everything in one file.
 
-The file is a ``torch.save`` of plain values and tensors, read with ``weights_only=True``:
-nothing in it can run code.
+The file is a ``torch.save`` of plain values and tensors. Reading it runs no code
+(``ovml_deploy.models.weights_file``). Wrappers of training frameworks around it are removed.
 """
 
 import json
-import pickle
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,15 +18,20 @@ from torch import Tensor
 from ovml_deploy.errors import CheckpointError
 from ovml_deploy.files import write_atomically
 from ovml_deploy.models.backbone import LOCAL_DIR, Backbone, BackboneSpec, model_config
+from ovml_deploy.models.fitting import check_finite, load_state
 from ovml_deploy.models.heads import Head, ZeroShotHead
-from ovml_deploy.models.official import is_official, load_official
+from ovml_deploy.models.inert import contains_inert
+from ovml_deploy.models.official import load_official
 from ovml_deploy.models.prompt_tuned import PromptConfig, PromptTunedHead
 from ovml_deploy.models.qks import QKSConfig, QKSHead
 from ovml_deploy.models.tagging import TaggingModel
+from ovml_deploy.models.weights_file import read_weights_file, refuse_object
+from ovml_deploy.models.wrappers import CLIP, QKS, clean_names, find_state, nested
 
 FORMAT = "ovml-deploy/checkpoint"
 VERSION = 1
 
+_PREFIX = re.compile(r"(.*?)(?:head|backbone)\.")
 _TEXT_FILES = (".json", ".txt", ".jinja")
 
 
@@ -74,31 +79,33 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | Path, backbone: str | None = None, pretrained: str | None = None
+    path: str | Path,
+    backbone: str | None = None,
+    pretrained: str | None = None,
+    weights: str = "auto",
 ) -> TaggingModel:
     """Read a checkpoint of ours, or one of the official QKS release.
 
     ``backbone`` and ``pretrained`` replace the reference in the file; an official checkpoint holds
-    its CLIP weights and needs ``backbone`` only, the name of their architecture.
+    its CLIP weights and needs ``backbone`` only, the name of their architecture. ``weights``: which
+    weights of a file that also holds their moving average, see ``wrappers.find_state``.
     Raises CheckpointError.
     """
-    content = read_checkpoint(path)
-    if is_official(content):
+    content = read_checkpoint(path, weights)
+    if content.get("format") != FORMAT:
         return load_official(content, backbone, str(path))
     spec = BackboneSpec(**content["backbone"]).found_from(Path(path).parent)
     state: dict[str, Tensor] = content["state_dict"]
+    check_finite(state, path)
     inner = _with_prefix(state, "backbone.")
     if backbone is not None or pretrained is not None:
-        loaded = Backbone.load(BackboneSpec(backbone or spec.name, pretrained))
+        loaded = Backbone.load(BackboneSpec(backbone or spec.name, pretrained), weights=weights)
     elif inner:
         loaded = _embedded_backbone(spec, content["backbone_files"], inner)
     else:
-        loaded = Backbone.load(spec)
+        loaded = Backbone.load(spec, weights=weights)
     head = build_head(content["head"]["kind"], content["head"]["settings"])
-    try:
-        head.load_state_dict(_with_prefix(state, "head."))
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its head does not fit its own settings: {error}") from error
+    load_state(head, _with_prefix(state, "head."), f"{path}: its head does not fit its settings")
     try:
         head.check_fits(loaded)
     except CheckpointError as error:
@@ -108,41 +115,61 @@ def load_checkpoint(
     return model
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return a checkpoint's content as plain values and tensors. Raises CheckpointError."""
-    if not Path(path).is_file():
-        raise CheckpointError(f"There is no checkpoint at {str(path)!r}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{str(path)!r} holds Python objects besides tensors and plain values, and reading "
-            "them could run code, so it was refused. Save it again as a state dict: "
-            "torch.save(model.state_dict(), path)."
-        ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, ValueError, KeyError...
-        raise CheckpointError(
-            f"{str(path)!r} cannot be read as a checkpoint; it may be truncated: {error}"
-        ) from error
+def read_checkpoint(path: str | Path, weights: str = "auto") -> dict[str, Any]:
+    """Return a checkpoint's content as plain values and tensors, without wrappers around it.
+
+    Either a checkpoint of this project (``"format"`` in it), or the tensors of an official one.
+    Raises CheckpointError.
+    """
+    content = read_weights_file(path)
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{str(path)!r} holds a {type(content).__name__}, not a checkpoint of this project or "
             "a state dict of the official QKS release."
         )
-    if is_official(content):
-        return content
-    if content.get("format") != FORMAT:
+    ours = nested(content, "format", FORMAT)
+    if ours is None:
+        return _official_state(content, path, weights)
+    if ours.get("version") != VERSION:
         raise CheckpointError(
-            f"{str(path)!r} is neither a checkpoint of this project nor a state dict of the "
-            "official QKS release (no 'query_tokens' in it)."
-        )
-    if content.get("version") != VERSION:
-        raise CheckpointError(
-            f"{str(path)!r} has checkpoint version {content.get('version')!r}; this release reads "
+            f"{str(path)!r} has checkpoint version {ours.get('version')!r}; this release reads "
             f"version {VERSION}."
         )
-    _check_content(content, path)
-    return content
+    if contains_inert(ours):
+        raise CheckpointError(
+            f"{str(path)!r} holds Python objects inside the checkpoint, and reading them could run "
+            "code, so it was refused. Save it again with plain values only."
+        )
+    ours = {**ours, "state_dict": _without_wrappers(ours.get("state_dict"))}
+    _check_content(ours, path)
+    return ours
+
+
+def _official_state(content: dict[str, Any], path: str | Path, weights: str) -> dict[str, Any]:
+    """Return the tensors of an official checkpoint; say what other weights are."""
+    state = find_state(content, QKS, path, weights)
+    if state is not None:
+        return dict(state)
+    if find_state(content, CLIP, path, weights) is not None:
+        raise CheckpointError(
+            f"{str(path)!r} holds the weights of a CLIP model and no head. For a zero-shot bundle: "
+            f"--backbone NAME --pretrained {path}, without --ckpt."
+        )
+    for value in content.values():
+        refuse_object(path, value)
+    raise CheckpointError(
+        f"{str(path)!r} is neither a checkpoint of this project nor a state dict of the "
+        "official QKS release (no 'query_tokens' in it)."
+    )
+
+
+def _without_wrappers(state: Any) -> Any:
+    """Remove what wrappers put before the names "head. ..." and "backbone. ..."."""
+    if not isinstance(state, Mapping):
+        return state
+    cleaned = clean_names(state)
+    prefix = next((m[1] for name in cleaned if (m := _PREFIX.match(name))), "")
+    return {name.removeprefix(prefix): value for name, value in cleaned.items()}
 
 
 def build_head(kind: str, settings: Mapping[str, Any]) -> Head:
@@ -194,10 +221,7 @@ def _embedded_backbone(
                 raise CheckpointError(f"The checkpoint holds a file it should not: {file!r}.")
             (Path(name) / file).write_text(text, "utf-8")
         backbone = Backbone.load(BackboneSpec(LOCAL_DIR + name), load_weights=False)
-    try:
-        backbone.model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"The backbone does not fit its configuration: {error}") from error
+    load_state(backbone.model, state, "The backbone inside does not fit its configuration")
     backbone.spec, backbone.files = spec, files
     return backbone
 

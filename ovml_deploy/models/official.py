@@ -13,6 +13,7 @@ from torch import Tensor
 from ovml_deploy.errors import CheckpointError
 from ovml_deploy.models.activation import require_quickgelu
 from ovml_deploy.models.backbone import Backbone, BackboneSpec, model_config, registered_name
+from ovml_deploy.models.fitting import architectures_of, check_finite, load_state
 from ovml_deploy.models.qks import QKSConfig, QKSHead
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.templates import QKS_TEMPLATES
@@ -29,27 +30,23 @@ _UNUSED = re.compile(
 )
 
 
-def is_official(content: Mapping[str, Any]) -> bool:
-    """Whether a loaded file looks like a state dict of the official release."""
-    return "query_tokens" in _strip(content) and "proj" in _strip(content)
-
-
 def load_official(content: Mapping[str, Any], backbone: str | None, path: str) -> TaggingModel:
     """Build the model of an official state dict on the architecture ``backbone``.
 
-    Raises CheckpointError for a missing or wrong architecture and for missing, unknown or
-    misshapen tensors.
+    Raises CheckpointError for a missing or wrong architecture, for missing, unknown or misshapen
+    tensors, and for values that are not finite.
     """
     if backbone is None:
         raise CheckpointError(
             f"{path!r} is an official QKS state dict, which does not name its CLIP. Name it: "
             "--backbone ViT-B-16-quickgelu."
         )
-    state = {k: v for k, v in _strip(content).items() if not _UNUSED.match(k)}
+    state = {k: v for k, v in content.items() if not _UNUSED.match(k)}
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path!r}: {name!r} is a {type(value).__name__}, not a tensor.")
         state[name] = value.float()
+    check_finite(state, path)
     model_config(backbone)  # refuses unknown names
     require_quickgelu(registered_name(backbone), True, f"CLIP weights in {path!r} (OpenAI's)")
     head = QKSHead(_config(state, path))
@@ -58,13 +55,9 @@ def load_official(content: Mapping[str, Any], backbone: str | None, path: str) -
     # QKS replaces the visual projection by its own, which starts as CLIP's.
     clip.setdefault("visual.proj", state["proj"])
     rest = {k: v for k, v in state.items() if not k.startswith(_CLIP)}
-    try:
-        loaded.model.load_state_dict(clip)
-        head.load_state_dict(rest)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path!r} does not fit {backbone!r} and the official layout: {error}"
-        ) from error
+    what = f"{path!r} does not fit {backbone!r} and the official layout"
+    load_state(loaded.model, clip, what, _remedy(clip))
+    load_state(head, rest, what)
     return TaggingModel(loaded, head, QKS_TEMPLATES).eval()
 
 
@@ -91,5 +84,6 @@ def _config(state: Mapping[str, Tensor], path: str) -> QKSConfig:
     )
 
 
-def _strip(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+def _remedy(clip: Mapping[str, Tensor]) -> str:
+    alike = [name for name in architectures_of(clip) if name.endswith("-quickgelu")]
+    return f"Its sizes are those of {', '.join(alike)}; name it with --backbone." if alike else ""

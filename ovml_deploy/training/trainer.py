@@ -20,6 +20,7 @@ from torch import Tensor
 from ovml_deploy.errors import CheckpointError, OvmlError, UsageError
 from ovml_deploy.files import write_atomically
 from ovml_deploy.models.checkpoint import read_checkpoint, save_checkpoint
+from ovml_deploy.models.fitting import check_finite, load_state
 from ovml_deploy.models.tagging import TaggingModel
 from ovml_deploy.training.interrupt import RunInterruptedError, StopRequest
 from ovml_deploy.training.losses import make_loss
@@ -196,10 +197,8 @@ class Trainer(ABC):
         if state is None:
             raise CheckpointError(f"{str(path)!r} holds no state of a training run.")
         self._require_same(path, state)
-        try:
-            self.model.head.load_state_dict(_head_state(content))
-        except RuntimeError as error:
-            raise CheckpointError(f"{str(path)!r} does not fit this model: {error}") from error
+        check_finite(content["state_dict"], path)
+        load_state(self.model.head, _head_state(content), f"{str(path)!r} does not fit this model")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if state["scaler"]:  # empty where the run was on a CPU until now

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from backbones import COCA
 
 from export import graphs, precision
 from export.graphs import export_encoder, export_matcher, export_text_encoder
@@ -105,6 +106,21 @@ def test_zero_shot_encoders_of_every_tower(request, make_model, tmp_path: Path, 
         with torch.no_grad():
             expected = model.encode(pixels).numpy()
         (features,) = session.run(["features"], {"pixels": pixels.numpy()})
+        assert features.shape == expected.shape
+        assert np.abs(features - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_coca_is_exported(make_backbone, make_model, tmp_path: Path) -> None:
+    """Its text tower appends a class token and masks every text of a batch on its own."""
+    model = make_model(make_backbone("tiny-coca", COCA), "zero-shot")
+    export_text_encoder(model, tmp_path / "text.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "text.onnx")
+    texts = ["a cat", "two red cars at the side of a road", "dog", "", "a"]
+    for count in (1, 2, 3, 5):
+        ids = model.backbone.tokenizer(texts[:count])
+        with torch.no_grad():
+            expected = model.backbone.model.encode_text(ids).numpy()
+        (features,) = session.run(None, {"token_ids": ids.numpy()})
         assert features.shape == expected.shape
         assert np.abs(features - expected).max() <= 1e-5 * np.abs(expected).max()
 

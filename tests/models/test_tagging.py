@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from backbones import POOLER_VISION, load
+from backbones import COCA, load
 from torch.nn import functional
 
 from ovml_deploy.errors import CheckpointError, LabelError
@@ -149,21 +149,7 @@ def test_a_zero_shot_model_does_not_tell_where_it_looks(tiny_clip) -> None:
 
 def test_a_zero_shot_head_works_where_there_are_no_tokens(make_backbone) -> None:
     """CoCa's attentional pooler gives an embedding, if no tokens; its text feature appends one."""
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {**POOLER_VISION, "output_tokens": True},
-        "text_cfg": {
-            "context_length": 12,
-            "width": 32,
-            "heads": 2,
-            "layers": 1,
-            "embed_cls": True,
-            "output_tokens": True,
-        },
-        "multimodal_cfg": {"context_length": 12, "width": 32, "heads": 2, "layers": 1},
-        "custom_text": True,
-    }
-    backbone = load(make_backbone("tiny-coca", config))
+    backbone = load(make_backbone("tiny-coca", COCA))
     model = TaggingModel(backbone, ZeroShotHead(10.0), ("{}",)).eval()
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     labels = model.embed_labels(["cat", "a red car"])

@@ -18,6 +18,22 @@ TUNED = {"cat": "animals", "red car": "things", "dog": "animals", "tree": "plant
 #: CoCa's image tower, which ends in an attentional pooler.
 POOLER_VISION = {**_VIT, "layers": 1, "attentional_pool": True, "attn_pooler_heads": 2}
 
+#: The shape of CoCa: an attentional pooler, and texts with a class token and a mask of their own.
+COCA: dict[str, Any] = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {**POOLER_VISION, "output_tokens": True},
+    "text_cfg": {
+        "context_length": 12,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "embed_cls": True,
+        "output_tokens": True,
+    },
+    "multimodal_cfg": {"context_length": 12, "width": 32, "heads": 2, "layers": 1},
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "tiny-clip": {"embed_dim": 32, "quick_gelu": False, "vision_cfg": _VIT, "text_cfg": _TEXT},
     "tiny-resnet": {
