@@ -50,8 +50,9 @@ def load_clip_weights(
 ) -> None:
     """Load a weights file into an open_clip model, whatever wrappers it came in.
 
-    ``backbone``: the model as the user named it; ``name``: as open_clip knows it. ``weights``: as for ``wrappers.find_state``. Raises
-    CheckpointError where the file holds no weights of this architecture or activation.
+    ``backbone``: the model as the user named it; ``name``: as open_clip knows it. ``weights``: see
+    ``wrappers.find_state``. Raises CheckpointError where the file holds no weights of this
+    architecture or activation.
     """
     content = read_weights_file(path)
     state = find_state(content, CLIP, path, weights)
