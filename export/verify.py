@@ -23,7 +23,7 @@ from ovml_deploy.runtime.precision import TOLERANCE as ALLOWED
 from ovml_deploy.runtime.selfcheck import relative_error
 from ovml_deploy.runtime.text_encoder import TextEncoder
 
-BATCHES = (1, 2, 3, 7, 32)
+BATCHES: tuple[int, ...] = (1, 2, 3, 7, 32)
 LABEL_COUNTS = (1, 2, 80, 4585)
 TOLERANCE = 1e-5
 #: Of attention, by the precision of the encoder: only eyes see it, and a softmax makes factors of

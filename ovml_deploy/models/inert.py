@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ def _tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 class _Reader(pickle.Unpickler):
     """An unpickler whose only callables rebuild tensors, or make inert objects."""
 
-    def __init__(self, stream: BinaryIO, archive: zipfile.ZipFile, folder: str) -> None:
+    def __init__(self, stream: IO[bytes], archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(stream, encoding="utf-8")
         self._archive, self._folder = archive, folder
         self._storages: dict[str, Tensor] = {}

@@ -30,13 +30,14 @@ _OTHER_SUFFIXES = {
     ".plan": "is a TensorRT plan. Name the PyTorch checkpoint from which it was made",
     ".engine": "is a TensorRT plan. Name the PyTorch checkpoint from which it was made",
 }
+#: NumPy's constructor of scalars, whose module NumPy 2 renamed.
+_SCALAR = np.float64(0).__reduce__()[0]
 #: Values that training scripts store beside tensors; none of them can run code.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
     *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # files of NumPy 1
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 
 
