@@ -2,13 +2,11 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from archive_files import make_images, make_tar
-from shell import ROOT, run
+from shell import ROOT, run, run_snippet
 
 from ovml_deploy import assets
 
@@ -47,9 +45,7 @@ def test_every_command_and_snippet_runs_in_order(world: Path) -> None:
     said, ran = [], 0
     for kind, block in BLOCKS:
         if kind == "python":
-            done = subprocess.run(
-                [sys.executable, "-c", block], cwd=world, capture_output=True, text=True
-            )
+            done = run_snippet(block, world, "cpu", "archives")
             assert done.returncode == 0, (block, done.stderr)
             said.append(done.stdout)
             continue

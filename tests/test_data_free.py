@@ -2,13 +2,11 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from shell import ROOT, run
+from shell import ROOT, run, run_snippet
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.tagger import Tagger
@@ -50,12 +48,7 @@ def test_the_chain_ends_in_tags(world: Path) -> None:
 def test_a_word_that_was_not_tuned(world: Path) -> None:
     code = BLOCKS[2][1]
     assert BLOCKS[2][0] == "python"
-    done = subprocess.run(
-        [sys.executable, "-c", code + "\nprint(tagger.vocabulary.labels)"],
-        cwd=world,
-        capture_output=True,
-        text=True,
-    )
+    done = run_snippet(code + "\nprint(tagger.vocabulary.labels)", world, "cpu")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "('cat', 'unicycle')"
 

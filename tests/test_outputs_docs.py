@@ -3,19 +3,16 @@
 import ast
 import json
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from photo_keywords import iptc_keywords, needs_exiftool, xmp_keywords
-from shell import ROOT, run
+from shell import ROOT, run, run_snippet
 
 from ovml_deploy import assets
-from ovml_deploy.cli import main
 
 pytest.importorskip("pyarrow", reason="the extra 'archives' (pyarrow) is not installed")
 
@@ -42,40 +39,27 @@ def world(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run_all(world: Path, monkeypatch, capfd) -> Callable[[str], list[str]]:
-    """A function that runs a section's blocks in order and returns what each line and snippet printed.
+def run_all(world: Path) -> Callable[[str], list[str]]:
+    """A function that runs a section's blocks in order and returns what each line and snippet printed."""
 
-    In this process, but for what needs a shell: they are many.
-    """
-    monkeypatch.chdir(world)
-
-    def run_line(line: str) -> str:
-        if "|" in line or ">" in line:
-            done = run(line, world)
-            assert done.returncode == 0, (line, done.stderr)
-            return done.stdout
-        program, *arguments = shlex.split(line)
-        assert program == "ovml-deploy"
-        capfd.readouterr()
-        assert main(arguments) == 0, line
-        return capfd.readouterr().out
+    def checked(done: subprocess.CompletedProcess[str], typed: str) -> str:
+        assert done.returncode == 0, (typed, done.stderr)
+        return done.stdout
 
     def run_block(kind: str, block: str) -> list[str]:
         if "import fiftyone" in block:
-            done = subprocess.run([FIFTYONE, "-c", block], capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            return [done.stdout]
+            done = subprocess.run(
+                [FIFTYONE, "-c", block], capture_output=True, text=True, cwd=world
+            )
+            return [checked(done, block)]
         if kind == "python":
-            capfd.readouterr()
-            exec(compile(block, "outputs.md", "exec"), {})
-            sys.stdout.flush()
-            return [capfd.readouterr().out]
+            return [checked(run_snippet(block, world, "cpu", "archives"), block)]
         assert kind == "bash"
         lines = block.strip().splitlines()
         if lines[0].startswith("pip install"):
             assert '\narchives = ["pyarrow' in (ROOT / "pyproject.toml").read_text()
             del lines[0]
-        return [run_line(line) for line in lines]
+        return [checked(run(line, world), line) for line in lines]
 
     def run_section(title: str) -> list[str]:
         blocks = re.findall(r"^```(\w+)\n(.*?)^```$", SECTIONS[title], re.MULTILINE | re.DOTALL)

@@ -4,7 +4,6 @@ import csv
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -15,7 +14,7 @@ from cpp import built
 from films import film
 from PIL import Image
 from servers import Server, running_server
-from shell import ROOT, run
+from shell import ROOT, run, run_snippet
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.bundle import Bundle
@@ -107,7 +106,8 @@ def test_commands_and_snippet(world: Path, tiny_clip: Any, servers: ExitStack) -
     ran, url, told = 0, SERVER, []
     for language, block in sorted(BLOCKS, key=lambda item: item[0]):
         if language == "python":
-            result = run(f"{sys.executable} - <<'END'\n{block}\nEND", world)
+            extra = "video" if "pipelines.video" in block else "cpu"
+            result = run_snippet(block, world, "cpu", extra)
             assert result.returncode == 0, result.stderr
             told.append(result.stdout)
             continue

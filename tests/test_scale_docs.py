@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from archive_files import content, make_images, make_tar
 from local_ray import local_ray
-from shell import ROOT, run
+from shell import ROOT, run, run_snippet
 
 from ovml_deploy import assets
 
@@ -58,9 +58,7 @@ def test_every_command_and_snippet_runs_in_order(world: Path, cluster_address: N
     said = []
     for kind, block in BLOCKS:
         if kind == "python":
-            done = subprocess.run(
-                [sys.executable, "-c", block], cwd=world, capture_output=True, text=True
-            )
+            done = run_snippet(block, world, "cpu", "ray")
             assert done.returncode == 0, (block, done.stderr)
             said.append(done.stdout)
             continue

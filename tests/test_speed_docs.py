@@ -2,13 +2,11 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from shell import ROOT
+from shell import ROOT, run_snippet
 
 from ovml_deploy import assets
 
@@ -26,9 +24,7 @@ def test_large_photographs_are_tagged(tmp_path: Path) -> None:
     shutil.copy(cat, tmp_path / "photos" / "b.jpg")
     (tmp_path / "photos" / "c.jpg").write_text("no image")
     (snippet,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    done = subprocess.run(
-        [sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = run_snippet(snippet, tmp_path, "cpu")
     assert done.returncode == 0, done.stderr
     large, small, broken = done.stdout.splitlines()
     assert large.startswith("photos/a.jpg [")

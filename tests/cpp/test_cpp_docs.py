@@ -4,12 +4,11 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from cpp import SOURCES, built, onnxruntime_root, require_onnxruntime, require_toolchain
-from shell import ROOT, run
+from shell import ROOT, run, run_snippet
 
 from ovml_deploy import assets
 from ovml_deploy.runtime.telemetry import import_openvino
@@ -96,9 +95,7 @@ def test_the_cpp_example_runs(world: Path) -> None:
 
 
 def test_the_python_snippet_runs(world: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", block("python")], cwd=world, capture_output=True, text=True
-    )
+    done = run_snippet(block("python"), world, "cpu", "openvino")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("cat 0.9")
 
