@@ -65,7 +65,7 @@ class Commands:
             device: auto, cpu, openvino, cuda, tensorrt, or a .plan file; only auto chooses by itself
             precision: auto (the fastest the device has), or fp32, bf16, fp16, int8
             format: table, json or csv
-            out: write a file instead, by its ending .parquet, .csv, .jsonl, or .json (COCO)
+            out: write a file instead: .csv, .jsonl, .json (COCO), or .parquet (needs pyarrow)
             batch_size: images encoded at once
             exclude: names or paths to pass over in folders and patterns, separated by commas, such as
                 '*.cr3,2019/raw'; case is ignored

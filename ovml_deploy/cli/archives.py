@@ -135,7 +135,7 @@ def retag_command(
     """
     with needs_extra("archives"):
         from ovml_deploy.pipelines.archives import Archive, write_tags
-        from ovml_deploy.pipelines.archives.writers import check_out
+        from ovml_deploy.pipelines.tag_files import check_out
     from ovml_deploy.runtime.bundle import Bundle
     from ovml_deploy.runtime.tagger import Tagger
 

@@ -4,7 +4,6 @@ from ovml_deploy.errors import MissingDependencyError
 
 try:
     import pyarrow as pa
-    import pyarrow.csv as pa_csv
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
@@ -14,4 +13,4 @@ except ModuleNotFoundError as error:
 #: What Arrow raises for files that are damaged, cut short or not what they seem.
 DAMAGED = (pa.ArrowException, OSError, ValueError)
 
-__all__ = ["DAMAGED", "pa", "pa_csv", "pq"]
+__all__ = ["DAMAGED", "pa", "pq"]

@@ -2,23 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import local
-from typing import Any
 
 import numpy as np
 
 from ovml_deploy.errors import UsageError
 from ovml_deploy.pipelines.archives.layout import Manifest
 from ovml_deploy.pipelines.archives.reading import Block, Copies, StoredFeatures
-from ovml_deploy.pipelines.archives.selection import Selected, Selection
+from ovml_deploy.pipelines.archives.selection import Selection
+from ovml_deploy.pipelines.tag_blocks import TagBlock
 from ovml_deploy.runtime.bundle import Bundle
 from ovml_deploy.runtime.calibration import Calibration
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.iteration import called_ahead
-from ovml_deploy.runtime.results import Tag, TagResult
+from ovml_deploy.runtime.results import TagResult
 from ovml_deploy.runtime.tagger import Tagger, VocabularySource
 from ovml_deploy.runtime.threads import available_cpus
 from ovml_deploy.runtime.vocabulary import Vocabulary
@@ -30,34 +30,6 @@ _LOGITS = 1 << 20
 #: Numbers (float32) that the features matched at once have at most, and their similarities: what is
 #: just unpacked is still in the processor's cache then.
 _FEATURES = 1 << 19
-
-
-@dataclass(frozen=True)
-class TagBlock:
-    """The tags of some images: ``names`` (an Arrow array), and their tags in columns."""
-
-    names: Any
-    tags: Selected
-    vocabulary: Vocabulary
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[TagResult]:
-        """Yield each image's tags as a Tagger gives them."""
-        tags, at, labels = self.tags, 0, self.vocabulary.labels
-        for name, count in zip(self.names.to_pylist(), tags.counts.tolist(), strict=True):
-            chosen = tuple(
-                Tag(
-                    labels[tags.labels[i]],
-                    float(tags.scores[i]),
-                    float(tags.logits[i]),
-                    int(tags.queries[i]),
-                )
-                for i in range(at, at + count)
-            )
-            at += count
-            yield TagResult(name, chosen, self.vocabulary.id)
 
 
 class Archive:

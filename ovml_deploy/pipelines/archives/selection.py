@@ -1,34 +1,9 @@
 """The best labels of many images at once, whatever the number of labels."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from ovml_deploy.pipelines.tag_blocks import Selected
 from ovml_deploy.runtime.results import scores_of
-
-
-@dataclass(frozen=True)
-class Selected:
-    """Tags of ``B`` images in a row, image by image, best first.
-
-    ``counts`` ``[B]``: how many each image has; the rest ``[T]``: ``labels`` (places in the
-    vocabulary), ``scores`` (float64), ``logits`` (float32), ``queries`` (the winning features).
-    """
-
-    counts: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-    logits: np.ndarray
-    queries: np.ndarray
-
-    def take(self, images: np.ndarray) -> "Selected":
-        """Return the tags of these images only, in this order."""
-        starts = np.cumsum(self.counts) - self.counts
-        counts = self.counts[images]
-        places = np.repeat(starts[images] - (np.cumsum(counts) - counts), counts)
-        places += np.arange(len(places))
-        rest = (self.labels, self.scores, self.logits, self.queries)
-        return Selected(counts, *(values[places] for values in rest))
 
 
 class Selection:

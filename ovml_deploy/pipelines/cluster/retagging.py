@@ -10,10 +10,10 @@ import numpy as np
 from ovml_deploy import __version__
 from ovml_deploy.errors import OvmlError
 from ovml_deploy.pipelines.archives.arrow import pa
-from ovml_deploy.pipelines.archives.retagging import Archive, TagBlock
-from ovml_deploy.pipelines.archives.selection import Selected
+from ovml_deploy.pipelines.archives.retagging import Archive
 from ovml_deploy.pipelines.cluster.session import Cluster, ClusterError, connected
 from ovml_deploy.pipelines.cluster.workers import RETRIES, enter, explained, plain
+from ovml_deploy.pipelines.tag_blocks import Selected, TagBlock
 from ovml_deploy.runtime.engine import Engine, named_device
 from ovml_deploy.runtime.tagger import Tagger, VocabularySource
 from ovml_deploy.runtime.vocabulary import Vocabulary
@@ -142,9 +142,7 @@ class Matcher:
 def _table(blocks: list[TagBlock]) -> Any:
     """A row a block."""
     columns = {
-        "names": pa.array(
-            [block.names.to_pylist() for block in blocks], pa.list_(pa.large_string())
-        ),
+        "names": pa.array([block.name_list() for block in blocks], pa.list_(pa.large_string())),
         "counts": _lists([block.tags.counts for block in blocks], pa.int64()),
     }
     for name, kind in _TAGS.items():

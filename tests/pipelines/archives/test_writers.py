@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ovml_deploy.errors import UsageError
-from ovml_deploy.pipelines.archives.retagging import TagBlock
-from ovml_deploy.pipelines.archives.selection import Selected
-from ovml_deploy.pipelines.archives.writers import write_tags
+from ovml_deploy.pipelines.tag_blocks import Selected, TagBlock
+from ovml_deploy.pipelines.tag_files import write_tags
 from ovml_deploy.runtime.vocabulary import Vocabulary
 
 LABELS = ('a "b"', "c, d", "e", "ü")
