@@ -251,12 +251,14 @@ def test_a_place_that_cannot_be_written_to_is_named_before_the_work(
             assert f"cannot be written to '{tmp_path / place}'" in done.err
 
 
-def test_build_names_all_labels_that_are_one_to_the_model(cli, tiny_bundle, tmp_path) -> None:
+def test_build_names_all_labels_that_are_one_to_the_model(
+    cli, tiny_bundle, tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
     words, target = tmp_path / "words.txt", tmp_path / "words.safetensors"
     words.write_bytes("# birds\r\nowl\r\nOwl\r\ncat\r\nCAT".encode("utf-16"))
     done = cli("vocab", "build", words, "--engine", tiny_bundle, "--out", target)
     assert (done.code, done.out) == (1, "")
-    assert f"{words}: 1 comment line was passed over." in done.err
+    assert f"{words}: 1 comment line was passed over." in caplog.messages
     assert f"{words}: The model cannot tell these labels apart" in done.err
     assert "lines 2, 3 ('owl', 'Owl'); lines 4, 5 ('cat', 'CAT')" in done.err
     assert not target.exists()

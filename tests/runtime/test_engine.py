@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import change_arrays
+from openvino_here import require_openvino
 
 from ovml_deploy import assets
 from ovml_deploy.errors import BundleError, DeviceError, UsageError
@@ -185,6 +186,7 @@ class Counted:
 
 
 def test_tuned_prompts_and_the_embedded_cnn_on_openvino(tuned_bundle: Path) -> None:
+    require_openvino()
     for bundle in (tuned_bundle, assets.MINI):
         engine = Engine.open(bundle, "openvino", "fp32")
         assert all(found.relative_error < EXACT for found in engine.check())
@@ -306,5 +308,6 @@ assert caught == [1]
 
 
 def test_a_signal_is_survived_after_openvinos_engines_are_gone() -> None:
+    require_openvino()
     done = subprocess.run([sys.executable, "-c", ENGINES_THAT_OVERLAP], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

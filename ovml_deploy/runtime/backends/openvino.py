@@ -81,7 +81,7 @@ class _Compiled:
             return {name: values[name].copy() for name in wanted(self._outputs, also)}
         except Exception as error:  # OpenVINO raises bare RuntimeError
             shapes = {name: list(value.shape) for name, value in inputs.items()}
-            raise DeviceError(f"OpenVINO failed on inputs {shapes}: {error}") from error
+            raise DeviceError(f"OpenVINO failed on inputs {shapes}: {_one_line(error)}") from error
         finally:
             self._idle.put(request)
 
@@ -177,7 +177,12 @@ class OpenVINO:
                 expand_int8_weights(model)
             return _Compiled(model, settings)
         except Exception as error:
-            raise DeviceError(f"OpenVINO cannot load {path}: {error}") from error
+            raise DeviceError(f"OpenVINO cannot load {path}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    """Return OpenVINO's message, which names its source files on lines of their own, as one line."""
+    return " ".join(str(error).split())
 
 
 def expand_int8_weights(model: "openvino.Model") -> int:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from openvino_here import require_openvino
 
 from ovml_deploy import assets
 from ovml_deploy.errors import DeviceError
@@ -124,6 +125,7 @@ def test_a_trial_runs_nothing_of_the_current_folder(
 
 def test_the_embedded_model_survives_every_precision_of_this_cpu(bundle, cache) -> None:
     """Its bfloat16 died of SIGFPE on Intel AMX: a kernel for weights stored as int8."""
+    require_openvino()
     able = openvino.native_precisions()
     if not able:
         pytest.skip("this CPU has no precision below float32")
