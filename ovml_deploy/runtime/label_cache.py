@@ -15,6 +15,13 @@ import numpy as np
 from ovml_deploy.user_folders import NoFolderError, cache_folder, go_on_without_cache
 
 _AT_ONCE = 500  # below SQLite's limit on variables in one statement
+_EMBEDDINGS = "labels"
+#: A table of its own, so that caches of earlier releases can be used, and by them.
+_MARKS = "marks"
+_TABLES = (
+    f"CREATE TABLE IF NOT EXISTS {_EMBEDDINGS} (label TEXT PRIMARY KEY, embedding BLOB NOT NULL)",
+    f"CREATE TABLE IF NOT EXISTS {_MARKS} (label TEXT PRIMARY KEY, mark BLOB NOT NULL) WITHOUT ROWID",
+)
 
 
 class LabelCache:
@@ -34,7 +41,7 @@ class LabelCache:
 
     def get(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the embeddings of those labels that are known."""
-        found = self._read("SELECT label, embedding FROM labels", labels)
+        found = self._read(_EMBEDDINGS, "embedding", labels)
         try:
             return {label: np.frombuffer(value, dtype="<f4") for label, value in found.items()}
         except (ValueError, TypeError) as error:
@@ -44,22 +51,26 @@ class LabelCache:
     def put(self, embeddings: Mapping[str, np.ndarray]) -> None:
         """Remember embeddings; a failure is a warning."""
         rows = ((label, row.astype("<f4").tobytes()) for label, row in embeddings.items())
-        self._write("INSERT OR REPLACE INTO labels VALUES (?, ?)", rows)
+        self._write(_EMBEDDINGS, rows)
 
     def marks(self, labels: Sequence[str]) -> dict[str, bytes]:
         """Return the marks of those labels that have one; see ``label_tokens``."""
-        return self._read("SELECT label, mark FROM marks", labels)
+        return self._read(_MARKS, "mark", labels)
 
     def put_marks(self, marks: Mapping[str, bytes]) -> None:
         """Remember marks; a failure is a warning."""
-        self._write("INSERT OR REPLACE INTO marks VALUES (?, ?)", marks.items())
+        self._write(_MARKS, marks.items())
 
-    def _read(self, query: str, labels: Sequence[str]) -> dict[str, Any]:
+    def _read(self, table: str, column: str, labels: Sequence[str]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         try:
             if not self.path.exists():
                 return found
             with self._connection() as connection:
+                # a cache of an earlier release lacks a table, and may be read-only
+                if not connection.execute(f"PRAGMA table_info({table})").fetchall():
+                    return found
+                query = f"SELECT label, {column} FROM {table}"
                 for start in range(0, len(labels), _AT_ONCE):
                     some = labels[start : start + _AT_ONCE]
                     marks = ",".join("?" * len(some))
@@ -72,25 +83,19 @@ class LabelCache:
             return {}
         return found
 
-    def _write(self, statement: str, rows: Iterable[tuple[str, bytes]]) -> None:
+    def _write(self, table: str, rows: Iterable[tuple[str, bytes]]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._connection() as connection, connection:
-                connection.executemany(statement, rows)
+                for statement in _TABLES:
+                    connection.execute(statement)
+                connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", rows)
         except (sqlite3.Error, OSError) as error:
             self._warn("written", error)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self.path, timeout=30)) as connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS labels (label TEXT PRIMARY KEY, embedding BLOB NOT NULL)"
-            )
-            # a table of its own, so that caches of earlier releases can be used, and by them
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS marks (label TEXT PRIMARY KEY, mark BLOB NOT NULL) "
-                "WITHOUT ROWID"
-            )
             yield connection
 
     def _warn(self, verb: str, error: Exception) -> None:

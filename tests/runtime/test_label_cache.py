@@ -153,6 +153,23 @@ def test_a_cache_that_may_only_be_read_is_read(encode, tmp_path: Path) -> None:
         path.parent.chmod(0o700)
 
 
+def test_a_read_only_cache_of_an_earlier_release_is_read(
+    encode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no table of marks. (Root may write to any file, so the connection is read-only.)"""
+    expected, _ = encode(["cat", "dog"])
+    path = next((tmp_path / "cache" / "labels").glob("*.sqlite"))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE marks")
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda file, **more: connect(f"file:{file}?mode=ro", uri=True, **more)
+    )
+    embeddings, cost = encode(["cat", "dog"])
+    assert cost == 0
+    np.testing.assert_array_equal(embeddings, expected)
+
+
 WRITE = """
 import sys
 from pathlib import Path
