@@ -51,10 +51,14 @@ CLIP = Kind("a CLIP state dict", "logit_scale", ("visual.", "image_encoder."))
 
 @dataclass(frozen=True)
 class Found:
-    """A state dict in a file. ``place``: its keys and prefix, as "model_ema: module."."""
+    """A state dict in a file. ``place``: its keys and prefix, as "model_ema: module.".
+
+    ``others``: names of tensors beside it that have another prefix, such as a loss's.
+    """
 
     place: str
     state: dict[str, Tensor]
+    others: tuple[str, ...] = ()
 
     @property
     def is_ema(self) -> bool:
@@ -93,6 +97,11 @@ def find_state(
         logger.warning(
             "%r holds a model and its moving average (EMA); %r is used. For the other: --weights %s",
             *(str(path), chosen[0].place, other),
+        )
+    elif others := chosen[0].others:
+        logger.warning(
+            "%r: tensors outside %r are not used: %s%s.",
+            *(str(path), chosen[0].place, ", ".join(others[:3]), ", ..." if others[3:] else ""),
         )
     return chosen[0].state
 
@@ -147,7 +156,8 @@ def _of_kind(kind: Kind, place: str, content: Mapping[str, Any]) -> Iterator[Fou
         inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if any(name.startswith(kind.beside) for name in inside):
             shown = f"{place}: {prefix}" if place and prefix else place or prefix
-            yield Found(shown, inside)
+            others = tuple(name for name in tensors if not name.startswith(prefix))
+            yield Found(shown, inside, others)
 
 
 def _clean(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -78,11 +78,14 @@ def assert_equal(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_clip_weights_survive_every_wrapper(clip, tmp_path: Path, wrapper: str) -> None:
+def test_clip_weights_survive_every_wrapper(clip, tmp_path: Path, caplog, wrapper: str) -> None:
     name, state = clip
     torch.save(WRAPPERS[wrapper](state), tmp_path / "clip.pt")
     loaded = Backbone.load(BackboneSpec(name, str(tmp_path / "clip.pt")))
     assert_equal(loaded.model, state)
+    unused = "tensors outside 'state_dict: model.' are not used: criterion.weight."
+    assert (unused in caplog.text) == (wrapper == "lightning")
+    assert ("not used" in caplog.text) == (wrapper == "lightning")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -54,6 +54,7 @@ def create_routes(root_path: str = "") -> FastAPI:
         description=_ABOUT,
         docs_url=None,  # they would fetch scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # its address is absolute, without a proxy's scheme and path
         exception_handlers={
             HTTPException: _http_problem,
             RequestValidationError: _invalid_request,

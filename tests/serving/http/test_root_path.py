@@ -47,6 +47,10 @@ def test_the_prefix_alone_is_redirected_to_its_folder(server: Server) -> None:
     assert (reply.status, reply.headers["location"]) == (308, f"{PREFIX}/")
 
 
+def test_no_redirect_leaves_the_proxy(server: Server) -> None:
+    assert Client(server.url).get(f"{PREFIX}/v1/vocabularies/").kind == "not_found"
+
+
 def test_the_openapi_document_names_the_prefix(server: Server) -> None:
     document = json.loads(Client(server.url).get(f"{PREFIX}/openapi.json").body)
     assert document["servers"] == [{"url": PREFIX}]
