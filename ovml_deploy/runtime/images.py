@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ovml_deploy.errors import ImageError
-from ovml_deploy.runtime.image_layouts import Layout, layout_of, unknown_tiff
+from ovml_deploy.runtime.image_layouts import layout_of, unknown_layout
+from ovml_deploy.runtime.tiff_layouts import Layout
 
 #: What ``Tagger.tag`` takes: a path, encoded bytes, a file, a PIL image, or an RGB array
 #: (uint8 ``[H, W, 3]``).
@@ -153,14 +154,14 @@ def _from_array(array: np.ndarray, most: int) -> Image.Image:
 def _unknown_layout(source: ImageSource) -> str:
     if isinstance(source, (str, os.PathLike)):
         with open(source, "rb") as file:
-            return unknown_tiff(file)
+            return unknown_layout(file)
     if isinstance(source, bytes):
-        return unknown_tiff(io.BytesIO(source))
+        return unknown_layout(io.BytesIO(source))
     if isinstance(source, (Image.Image, np.ndarray)):
         return ""
     with suppress(OSError, ValueError):
         source.seek(0)
-    return unknown_tiff(source)
+    return unknown_layout(source)
 
 
 def _looks_like(source: ImageSource) -> str:
