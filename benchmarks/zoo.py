@@ -1,6 +1,6 @@
 """Export of one small model of every open_clip family, with parity against PyTorch.
 
-    python benchmarks/zoo.py [--only coca] [--write docs/models.md]    # about 15 minutes on 2 cores
+    python benchmarks/zoo.py [--only coca] [--write docs/models.md]    # about 20 minutes on 2 busy cores
 
 A family is all models of ``open_clip.list_models()`` with the same kind of towers. Its smallest model
 is built with random weights. Stages are cut to 2 blocks and towers to a width of 128, where the
@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,13 @@ def families() -> dict[str, list[str]]:
     return {name: sorted(models, key=_size) for name, models in sorted(groups.items())}
 
 
-def stand_in_tokenizer(config: Config) -> str:
-    """Give CLIP's tokenizer to a model whose own must be downloaded; return the note on it."""
+def stand_in_tokenizer(name: str, config: Config) -> str:
+    """Give CLIP's tokenizer to a model whose own must be downloaded; return the note on it.
+
+    open_clip chooses SigLIP's tokenizer by the model's name, any other by the configuration.
+    """
     text = config["text_cfg"]
-    if text.pop("hf_tokenizer_name", None) is None:
+    if text.pop("hf_tokenizer_name", None) is None and "siglip" not in name.lower():
         return ""
     text.pop("tokenizer_kwargs", None)
     text["vocab_size"] = 49408
@@ -126,10 +129,10 @@ def cut(model: nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
-def build(name: str, config: Config, folder: Path) -> TaggingModel:
+def build(config: Config, folder: Path) -> TaggingModel:
     """Build a cut model with random weights from its configuration."""
     shrink(config)
-    file = folder / f"zoo-{name.replace('/', '-')}.json"
+    file = folder / "zoo.json"  # open_clip must not learn the model's name
     file.write_text(json.dumps(config))
     torch.manual_seed(0)
     backbone = Backbone.load(BackboneSpec(str(file)), load_weights=False)
@@ -160,9 +163,9 @@ def try_family(name: str, folder: Path) -> list[str]:
     if "hf_model_name" in config["text_cfg"]:
         tower = config["text_cfg"]["hf_model_name"]
         return ["", "", "", "", f"skipped: its text tower {tower} must be downloaded"]
-    notes = stand_in_tokenizer(config)
+    notes = stand_in_tokenizer(name, config)
     try:
-        model = build(name, config, folder)
+        model = build(config, folder)
         carried = heads(model)
         bundle = export_bundle(model, folder / "bundle", {"few": ["cat", "dog", "red car"]})
     except OvmlError as error:
@@ -181,6 +184,14 @@ def rows(groups: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
         gc.collect()
         print(f"{name}: {cells}, {time.perf_counter() - started:.0f} s", flush=True)
         yield [name, str(len(models)), models[0], *cells]
+
+
+def kept_rows(document: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the rows of a document's table that an earlier run wrote for these families."""
+    lines = document.read_text("utf-8").splitlines()
+    cells = (line[2:-2].split(" | ") for line in lines if line.startswith("| "))
+    written = {row[0]: row for row in cells}
+    return {name: written[name] for name in names if name in written}
 
 
 def _settings(config: Mapping[str, Any]) -> list[str]:
@@ -202,13 +213,20 @@ def _size(name: str) -> tuple[Any, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", help="try only families whose name contains this text")
-    parser.add_argument("--write", type=Path, help="a document to put the table into")
+    parser.add_argument(
+        "--write", type=Path, help="a document to put the table into; with --only, these rows alone"
+    )
     given = parser.parse_args()
     only = (given.only or "").lower()
-    groups = {name: models for name, models in families().items() if only in name.lower()}
+    known = families()
+    groups = {name: models for name, models in known.items() if only in name.lower()}
     verify.BATCHES = BATCHES
     print(f"{len(groups)} families; batches of {BATCHES}, {verify.LABEL_COUNTS} labels", flush=True)
-    show("families", list(rows(groups)), given.write)
+    header, *tried = rows(groups)
+    if given.write:
+        table = kept_rows(given.write, known) | {row[0]: row for row in tried}
+        tried = [table[name] for name in known if name in table]
+    show("families", [header, *tried], given.write)
 
 
 if __name__ == "__main__":

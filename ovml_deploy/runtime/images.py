@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ovml_deploy.errors import ImageError
 from ovml_deploy.files import broken_link
 from ovml_deploy.runtime.image_formats import head_of, looks_like, open_image_file
+from ovml_deploy.runtime.image_layouts import layout_of, unknown_layout
+from ovml_deploy.runtime.tiff_layouts import Layout
 
 #: What ``Tagger.tag`` takes: a path, encoded bytes, a file, a PIL image, or an RGB array
 #: (uint8 ``[H, W, 3]``).
@@ -38,12 +40,13 @@ def open_image(
     name = describe(source)
     try:
         if isinstance(source, Image.Image):
-            _check_image(source, name, max_pixels)
-            return _to_rgb(ImageOps.exif_transpose(source), name)  # a copy, turned or not
+            layout = _check_image(source, name, max_pixels)
+            upright = ImageOps.exif_transpose(source)  # a copy, turned or not
+            return _to_rgb(upright, name, layout)
         with open_image_file(_readable(source, name), name, formats) as image:
-            _check_image(image, name, max_pixels)
+            layout = _check_image(image, name, max_pixels)
             ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image, name)
+            return _to_rgb(image, name, layout)
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -53,7 +56,7 @@ def open_image(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {_too_large(str(error), max_pixels)}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image that can be read{_looks_like(source)}.") from error
+        raise ImageError(f"{name}: not an image that can be read{_kind_of(source)}.") from error
     except OSError as error:
         raise ImageError(
             f"{name}: cannot be read ({error}). If it is truncated, fetch it again."
@@ -105,38 +108,43 @@ def _check_bytes(size: int, name: str) -> None:
         raise ImageError(f"{name}: {size:,} bytes; at most {MAX_BYTES:,} are read.")
 
 
-def _check_image(image: Image.Image, name: str, most: int) -> None:
+def _check_image(image: Image.Image, name: str, most: int) -> Layout:
     if image.format == "EPS":  # Pillow would hand it to Ghostscript
         raise ImageError(f"{name}: PostScript is a program, not an image. Save it as PNG.")
     if image.width * image.height > most:
         raise ImageError(f"{name}: {_too_large(f'{image.width}x{image.height}', most)}")
     if image.width * image.height == 0:
         raise ImageError(f"{name}: has no pixels ({image.width}x{image.height}).")
+    return layout_of(image, name, most)
 
 
 def _too_large(size: str, most: int) -> str:
     return f"too many pixels ({size}); at most {most:,} are decoded. Scale it down first."
 
 
-def _to_rgb(upright: Image.Image, name: str) -> Image.Image:
+def _to_rgb(upright: Image.Image, name: str, layout: Layout) -> Image.Image:
     upright.info.pop("transparency", None)  # or Pillow warns that the conversion drops it
     if upright.mode in _SIXTEEN_BIT or upright.mode == "I":
-        return _from_integers(upright, name)
+        return _from_integers(upright, name, layout)
     if upright.mode == "F":
         raise ImageError(f"{name}: float pixels have no known range. Save it as 8-bit RGB.")
+    if layout.palette is not None:
+        upright.putpalette(layout.palette)
+    if upright.mode == "La":  # which Pillow converts to nothing else
+        upright = upright.convert("LA")
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
-def _from_integers(image: Image.Image, name: str) -> Image.Image:
+def _from_integers(image: Image.Image, name: str, layout: Layout) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(
             f"{name}: integer pixels from {values.min()} to {values.max()} exceed 16 bits. "
             "Save it as 8-bit RGB."
         )
-    # 65535 = 255 * 257, rounded to nearest
-    eight_bit = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return Image.fromarray(eight_bit).convert("RGB")
+    largest = layout.largest
+    eight_bit = ((values.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
+    return Image.fromarray(255 - eight_bit if layout.inverted else eight_bit).convert("RGB")
 
 
 def _from_array(array: np.ndarray, most: int) -> Image.Image:
@@ -150,13 +158,18 @@ def _from_array(array: np.ndarray, most: int) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _looks_like(source: ImageSource) -> str:
-    if isinstance(source, bytes):
-        return looks_like(source[:256])
-    if isinstance(source, (str, os.PathLike)):
-        return looks_like(head_of(Path(source)))
+def _kind_of(source: ImageSource) -> str:
+    """Name what a file is that Pillow does not identify, as the end of a message, or return ""."""
     if isinstance(source, (Image.Image, np.ndarray)):
         return ""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            return _kind_of(file)
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
     with suppress(OSError, ValueError):
-        source.seek(0)
-    return looks_like(head_of(source))
+        stream.seek(0)
+    if kind := looks_like(head_of(stream)):
+        return kind
+    with suppress(OSError, ValueError):
+        stream.seek(0)
+    return unknown_layout(stream)
