@@ -168,8 +168,4 @@ def _kind_of(source: ImageSource) -> str:
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     with suppress(OSError, ValueError):
         stream.seek(0)
-    if kind := looks_like(head_of(stream)):
-        return kind
-    with suppress(OSError, ValueError):
-        stream.seek(0)
-    return unknown_layout(stream)
+    return looks_like(head_of(stream)) or unknown_layout(stream)
