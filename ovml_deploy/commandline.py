@@ -18,6 +18,7 @@ import fire.decorators
 from fire.core import FireExit
 from fire.decorators import SetParseFn, SetParseFns
 
+from ovml_deploy.decoder_messages import silence_decoders
 from ovml_deploy.errors import MissingDependencyError, OvmlError, UsageError
 
 SOME_FAILED = 3
@@ -94,7 +95,7 @@ def run(component: Any, name: str, argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         job = fire.Fire(component, arguments, name=name, serialize=_silent)
-        code = (job._run() or 0) if isinstance(job, Job) else 0
+        code = _finish(job) if isinstance(job, Job) else 0
         sys.stdout.flush()  # here, where a closed pipe is met
         return code
     except FireExit as error:
@@ -108,6 +109,11 @@ def run(component: Any, name: str, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _finish(job: Job) -> int:
+    silence_decoders()
+    return job._run() or 0
 
 
 def _escape_what_cannot_be_printed() -> None:
