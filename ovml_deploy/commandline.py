@@ -21,6 +21,7 @@ from fire.core import FireExit
 from fire.decorators import SetParseFn, SetParseFns
 
 from ovml_deploy import arguments
+from ovml_deploy.decoder_messages import silence_decoders
 from ovml_deploy.errors import MissingDependencyError, OvmlError, UsageError
 
 SOME_FAILED = 3
@@ -128,7 +129,7 @@ def run(component: Any, name: str, argv: Sequence[str] | None = None) -> int:
     try:
         words = arguments.checked(component, name, sys.argv[1:] if argv is None else argv)
         job = fire.Fire(component, words, name=name, serialize=_silent)
-        code = (job._run() or 0) if isinstance(job, Job) else 0
+        code = _finish(job) if isinstance(job, Job) else 0
         sys.stdout.flush()  # here, where a closed pipe is met
         return code
     except FireExit as error:
@@ -142,6 +143,11 @@ def run(component: Any, name: str, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _finish(job: Job) -> int:
+    silence_decoders()
+    return job._run() or 0
 
 
 def _escape_what_cannot_be_printed() -> None:

@@ -1,7 +1,8 @@
 """Pixel layouts that Pillow opens and reads wrongly, in all formats: corrected, or refused by name."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from PIL import Image, TiffImagePlugin
@@ -20,24 +21,32 @@ _PSD_BITMAP, _PSD_CHANNELS, _PSD_MULTICHANNEL = 0, {1: 1, 2: 1, 3: 3, 4: 4, 8: 1
 def layout_of(image: Image.Image, name: str, most: int) -> Layout:
     """Return the layout of an opened image. Raises ImageError where Pillow would misread it.
 
-    ``most``: the most pixels that a tile of a TIFF may have. An image that was loaded before, and is
-    no TIFF, is not checked: its file may be closed.
+    ``most``: the most pixels that a tile of a TIFF may have. Of an image that was loaded before, only
+    the tags of a TIFF are checked: its file may be closed.
     """
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return tiff_layout(image, name, most)
-    misread = _MISREAD.get(image.format or "")
-    file: BinaryIO | None = getattr(image, "fp", None)
-    if misread is None or file is None or getattr(file, "closed", False):
-        return Layout()
-    position = file.tell()
-    try:
-        file.seek(0)
-        reason = misread(image, file)
-    finally:
-        file.seek(position)
+    with _file_of(image) as file:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            return tiff_layout(image, name, most, file)
+        misread = _MISREAD.get(image.format or "")
+        reason = misread(image, file) if misread is not None and file is not None else None
     if reason is not None:
         raise ImageError(f"{name}: {reason}. Save it as 8-bit RGB.")
     return Layout()
+
+
+@contextmanager
+def _file_of(image: Image.Image) -> Iterator[BinaryIO | None]:
+    """Give an image's file from its start, or None once it is closed; restore its position."""
+    file: BinaryIO | None = getattr(image, "fp", None)
+    if file is None or getattr(file, "closed", False):
+        yield None
+        return
+    position = file.tell()
+    try:
+        file.seek(0)
+        yield file
+    finally:
+        file.seek(position)
 
 
 def unknown_layout(file: BinaryIO) -> str:

@@ -59,7 +59,7 @@ def open_image(
         raise ImageError(f"{name}: not an image that can be read{_kind_of(source)}.") from error
     except OSError as error:
         raise ImageError(
-            f"{name}: cannot be read ({error}). If it is truncated, fetch it again."
+            f"{name}: cannot be read ({error}). If it is truncated, fetch it again; if not, save it as PNG."
         ) from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         reason = " ".join(f"{type(error).__name__}: {error}".split())

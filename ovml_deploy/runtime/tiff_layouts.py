@@ -3,6 +3,8 @@
 ``tests/runtime/test_tiff_layouts.py`` compares every layout that Pillow 13 opens with tifffile.
 """
 
+import io
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -46,12 +48,19 @@ class Layout:
     palette: tuple[int, ...] | None = None
 
 
-def tiff_layout(image: TiffImagePlugin.TiffImageFile, name: str, most: int) -> Layout:
+def tiff_layout(
+    image: TiffImagePlugin.TiffImageFile, name: str, most: int, file: BinaryIO | None
+) -> Layout:
     """Return the layout of an opened TIFF. Raises ImageError where Pillow would misread it.
 
-    ``most``: the most pixels that a tile may have, as memory holds whole tiles.
+    ``most``: the most pixels that a tile may have, as memory holds whole tiles. ``file``: the TIFF
+    from its start, if it is still open.
     """
     tags = image.tag_v2
+    if file is not None and _directory_is_cut(tags, file):
+        raise ImageError(
+            f"{name}: damaged image (TIFF: the directory ends early). If it is truncated, fetch it again."
+        )
     width, length = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
     if isinstance(width, int) and isinstance(length, int) and width * length > most:
         raise ImageError(
@@ -76,9 +85,24 @@ def unknown_tiff(start: bytes, file: BinaryIO) -> str:
         tags = TiffImagePlugin.ImageFileDirectory_v2(start if start[2] == 43 else start[:8])
         file.seek(tags.next)
         tags.load(file)
+        known = _PHOTOMETRIC in tags
     except Exception:  # Pillow's decoders raise anything on damaged files
-        return ""
-    return f"TIFF: {_described(tags)}; save it as 8-bit RGB" if _PHOTOMETRIC in tags else ""
+        known = False
+    if not known:
+        return "TIFF: its directory is damaged; if it is truncated, fetch it again"
+    return f"TIFF: {_described(tags)}; save it as 8-bit RGB"
+
+
+def _directory_is_cut(tags: TiffImagePlugin.ImageFileDirectory_v2, file: BinaryIO) -> bool:
+    """Whether the file ends within the directory: Pillow goes on without the rest of the tags."""
+    if tags.offset is None:
+        return False
+    order = "<" if tags.prefix == b"II" else ">"
+    count, entry = ("Q", 20) if 43 in file.read(4)[2:] else ("H", 12)
+    file.seek(tags.offset)
+    head = file.read(struct.calcsize(order + count))
+    end = file.tell() + entry * struct.unpack(order + count, head)[0]
+    return file.seek(0, io.SEEK_END) < end
 
 
 def _misread(tags: Mapping[int, Any], raw: bool) -> str | None:

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ovml_deploy.commandline import needs_extra
+from ovml_deploy.decoder_messages import silence_decoders
 from ovml_deploy.errors import DeviceError, UsageError
 from ovml_deploy.runtime.engine import Engine
 from ovml_deploy.runtime.labels import LabelSource, split_groups
@@ -152,6 +153,7 @@ def build_app(args: Arguments) -> "Application":
 
 def _application(args: Arguments) -> FastAPI:
     """The whole server, made in a replica."""
+    silence_decoders()
     settings = args.settings()
     engine = Engine.open(args.engine, args.device, args.precision)
     warm(engine, settings.max_batch)

@@ -195,6 +195,25 @@ def test_bmp_with_a_palette(bits: int, top_down: bool) -> None:
     assert difference(file, palette[indices]) == 0
 
 
+@pytest.mark.parametrize("top_down", [False, True])
+@pytest.mark.parametrize("bits", [24, 32])
+def test_bmp_without_masks(bits: int, top_down: bool) -> None:
+    rgb = smooth(3)
+    stored = rgb[..., ::-1] if bits == 24 else np.dstack([rgb[..., ::-1], smooth(1)])
+    file = bmp(stored.reshape(HEIGHT, -1), WIDTH, bits, top_down=top_down)
+    assert difference(file, rgb) == 0
+
+
+def test_bmp_of_os2() -> None:
+    indices = smooth(1, 4)[..., 0]
+    palette = np.random.default_rng(0).integers(0, 256, (16, 3), dtype=np.uint8)
+    colours = palette[:, ::-1].tobytes().ljust(256 * 3, b"\0")
+    header = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 8)
+    start = struct.pack("<IHHI", 0, 0, 0, 14 + len(header) + len(colours))
+    file = b"BM" + start + header + colours + indices[::-1].tobytes()
+    assert difference(file, palette[indices]) == 0
+
+
 def test_bmp_with_run_lengths() -> None:
     indices = smooth(1, 4)[..., 0]
     palette = np.random.default_rng(0).integers(0, 256, (16, 3), dtype=np.uint8)
@@ -229,6 +248,14 @@ def test_pnm_of_every_range(largest: int, samples: int, text: bool) -> None:
     values = np.round(smooth(samples, 16) / 65535 * largest).astype(np.uint16)
     expected = np.broadcast_to(values / largest * 255, (HEIGHT, WIDTH, 3))
     assert difference(pnm(values, largest, text), expected) <= 1.01
+
+
+@pytest.mark.parametrize("kind", ["Pf", "PF", "P7"])
+def test_pnm_of_floats_and_pam_are_refused(kind: str) -> None:
+    head = f"{kind}\n{WIDTH} {HEIGHT}\n-1.0\n".encode()
+    refused(
+        head + smooth(3).astype("<f4").tobytes(), r"float pixels have no known|not an image that"
+    )
 
 
 # --- WebP, QOI, AVIF, GIF
@@ -273,6 +300,18 @@ def test_a_transparent_first_frame_keeps_the_colors_of_its_palette() -> None:
     frame.putpalette(palette.tobytes())
     file = encoded(frame, "GIF", save_all=True, append_images=[frame.rotate(180)], transparency=3)
     assert difference(file, palette[indices]) == 0
+
+
+def test_a_first_frame_that_is_smaller_than_the_image_is_as_for_open_clip() -> None:
+    frame = Image.fromarray(np.full((4, 4), 1, np.uint8), "P")
+    frame.putpalette([9, 8, 7, 200, 100, 50])
+    file = bytearray(encoded(frame, "GIF"))
+    file[6:10] = struct.pack("<HH", 12, 10)
+    with Image.open(io.BytesIO(file)) as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    assert expected.shape == (10, 12, 3)
+    assert expected[0, 0].tolist() == [200, 100, 50]
+    assert difference(bytes(file), expected) == 0
 
 
 # --- formats of which Pillow reads some layouts only

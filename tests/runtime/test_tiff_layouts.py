@@ -317,3 +317,23 @@ def test_a_tile_larger_than_the_limit_is_refused_before_it_is_decoded() -> None:
                 (324, "I", [8]), (325, "I", [30])), without=(273, 278, 279))  # fmt: skip
     with pytest.raises(ImageError, match=r"a tile has too many pixels \(46000x46000\); at most"):
         open_image(tiff.file(samples(tiff, 1)))
+
+
+@pytest.mark.parametrize("compression", [RAW, DEFLATE])
+def test_a_directory_that_is_cut_is_damage(compression: int) -> None:
+    """Pillow goes on without the tags that are lost, such as the one of planes."""
+    tiff = Tiff(8, RGB, planar=2, compression=compression)
+    whole = tiff.file(samples(tiff, 3))
+    start = int.from_bytes(whole[4:8], "little")
+    entries = int.from_bytes(whole[start : start + 2], "little")
+    refused = 0
+    for kept in range(entries + 1):
+        directory = whole[start : start + 2 + 12 * kept]
+        file = whole[:4] + len(whole).to_bytes(4, "little") + whole[8:] + directory
+        if kept == entries:
+            assert np.abs(open_image(file) - expected(whole, tiff)).max() <= 1
+            continue
+        with pytest.raises(ImageError, match=r"If it is truncated, fetch|not an image"):
+            open_image(file)
+        refused += 1
+    assert refused == entries

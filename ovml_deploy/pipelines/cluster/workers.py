@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ovml_deploy import __version__
+from ovml_deploy.decoder_messages import silence_decoders
 from ovml_deploy.errors import ImageError, OvmlError
 from ovml_deploy.pipelines.archives.encoders import Loaded, load_items, measure_loss
 from ovml_deploy.pipelines.archives.layout import Manifest
@@ -101,7 +102,8 @@ def plain(error: _Error) -> _Error:
 
 
 def enter(folder: str) -> None:
-    """Make relative paths mean what they mean where the work was ordered. Raises ClusterError."""
+    """Prepare this process: the driver's working folder, no decoder messages. Raises ClusterError."""
+    silence_decoders()
     try:
         os.chdir(folder)
     except OSError as error:
