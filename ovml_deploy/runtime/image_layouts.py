@@ -12,6 +12,7 @@ from ovml_deploy.runtime.tiff_layouts import TIFF_STARTS, Layout, tiff_layout, u
 
 _START = 16
 _JPEG_START = b"\xff\xd8\xff"
+_MOST_SEGMENTS = 1000
 _CODESTREAM = b"\xff\x4f\xff\x51"  # SOC and SIZ, ISO/IEC 15444-1
 _COMPONENTS = 40  # where SIZ counts the components
 #: PSD's color modes and their channels (Adobe Photoshop File Formats Specification).
@@ -24,11 +25,14 @@ def layout_of(image: Image.Image, name: str, most: int) -> Layout:
     ``most``: the most pixels that a tile of a TIFF may have. Of an image that was loaded before, only
     the tags of a TIFF are checked: its file may be closed.
     """
-    with _file_of(image) as file:
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
+    misread = _MISREAD.get(image.format or "")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        with _file_of(image) as file:
             return tiff_layout(image, name, most, file)
-        misread = _MISREAD.get(image.format or "")
-        reason = misread(image, file) if misread is not None and file is not None else None
+    if misread is None:
+        return Layout()
+    with _file_of(image) as file:
+        reason = misread(image, file) if file is not None else None
     if reason is not None:
         raise ImageError(f"{name}: {reason}. Save it as 8-bit RGB.")
     return Layout()
@@ -64,7 +68,10 @@ def unknown_layout(file: BinaryIO) -> str:
 
 def _jpeg_bits(file: BinaryIO) -> int:
     """Return the bits of a sample that the frame header gives, 0 where there is none."""
-    while len(head := file.read(4)) == 4 and head[0] == 0xFF:
+    for _ in range(_MOST_SEGMENTS):
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF:
+            break
         marker, size = head[1], int.from_bytes(head[2:], "big")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return int.from_bytes(file.read(1), "big")
@@ -73,12 +80,12 @@ def _jpeg_bits(file: BinaryIO) -> int:
 
 
 def _jpeg2000(image: Image.Image, file: BinaryIO) -> str | None:
-    """Check the depth: white of more than 8 bits wraps to 0, except of grey; fewer bits are darkened."""
+    """Refuse fewer than 8 bits, which are darkened, and more of colors, whose white wraps to 0."""
     depths = _jpeg2000_depths(file)
     if any(depth < 8 for depth in depths):
         return f"JPEG 2000 of {min(depths)} bits is not read"
     if any(depth > 8 for depth in depths) and image.mode != "I;16":
-        return f"JPEG 2000 of {max(depths)} bits is read as grey without alpha only"
+        return f"JPEG 2000 of {max(depths)} bits is read as gray without alpha only"
     return None
 
 
@@ -109,6 +116,7 @@ def _jpeg2000_depths(file: BinaryIO) -> list[int]:
 
 
 def _psd(image: Image.Image, file: BinaryIO) -> str | None:
+    """Refuse what Pillow inverts, and planes that it looks for at a wrong place."""
     header = file.read(26)
     channels, mode = int.from_bytes(header[12:14], "big"), int.from_bytes(header[24:26], "big")
     if mode in (_PSD_BITMAP, _PSD_MULTICHANNEL):
@@ -121,12 +129,12 @@ def _psd(image: Image.Image, file: BinaryIO) -> str | None:
 
 
 def _fits(image: Image.Image, file: BinaryIO) -> str | None:
-    """Integers of 16 bits are signed, or have an offset (BZERO); Pillow reads neither."""
+    """Refuse more than 8 bits: Pillow ignores their sign and offset (BZERO)."""
     return None if image.mode == "L" else "FITS of more than 8 bits is not read"
 
 
 def _sun(image: Image.Image, file: BinaryIO) -> str | None:
-    """The first of 4 bytes is padding, not the last."""
+    """Refuse 32 bits: the first of 4 bytes is padding, but Pillow takes it for a channel."""
     depth = int.from_bytes(file.read(16)[12:], "big")
     return "Sun raster images of 32 bits are not read" if depth == 32 else None
 

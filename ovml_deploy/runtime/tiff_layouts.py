@@ -6,6 +6,7 @@
 import io
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ _COLOURS = {
     6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "color filter array",
     32844: "LogL", 32845: "LogLuv", 34892: "linear RAW",
 }  # fmt: skip
+_BITS_SHOWN = 4
 _FORMATS = {1: "", 2: " signed", 3: " float", 4: " untyped", 5: " complex", 6: " complex"}
 _SAMPLES_OF = {_RGB: 3, _CMYK: 4, _YCBCR: 3, _CIELAB: 3}
 #: Photometric interpretation and extra samples of uncompressed planes that Pillow reads.
@@ -81,16 +83,13 @@ def unknown_tiff(start: bytes, file: BinaryIO) -> str:
     """Describe the layout of a TIFF that Pillow does not open; ``start``: its first 16 bytes."""
     if start.startswith(b"MM\0+"):
         return "TIFF: big-endian BigTIFF; save it as a classic TIFF or PNG"
-    try:
+    with suppress(Exception):  # Pillow's decoders raise anything on damaged files
         tags = TiffImagePlugin.ImageFileDirectory_v2(start if start[2] == 43 else start[:8])
         file.seek(tags.next)
         tags.load(file)
-        known = _PHOTOMETRIC in tags
-    except Exception:  # Pillow's decoders raise anything on damaged files
-        known = False
-    if not known:
-        return "TIFF: its directory is damaged; if it is truncated, fetch it again"
-    return f"TIFF: {_described(tags)}; save it as 8-bit RGB"
+        if _PHOTOMETRIC in tags:
+            return f"TIFF: {_described(tags)}; save it as 8-bit RGB"
+    return "TIFF: its directory is damaged; if it is truncated, fetch it again"
 
 
 def _directory_is_cut(tags: TiffImagePlugin.ImageFileDirectory_v2, file: BinaryIO) -> bool:
@@ -172,9 +171,9 @@ def _sample_format(tags: Mapping[int, Any]) -> int:
 
 def _described(tags: Mapping[int, Any]) -> str:
     """Describe a layout, such as ``3 samples of 16 bits, RGB, in planes, compression raw``."""
-    bits = sorted(set(_bits(tags)))
-    samples, photometric = tags.get(_SAMPLES, 1), tags.get(_PHOTOMETRIC)
-    compression = tags.get(_COMPRESSION, 1)
+    bits = sorted({int(each) for each in _bits(tags)})[:_BITS_SHOWN]
+    samples, compression = int(tags.get(_SAMPLES, 1)), int(tags.get(_COMPRESSION, 1))
+    photometric = None if _PHOTOMETRIC not in tags else int(tags[_PHOTOMETRIC])
     parts = [
         f"{samples} sample{'s' if samples != 1 else ''} of {'/'.join(map(str, bits))}"
         f"{_FORMATS.get(_sample_format(tags), ' unknown')} bits",

@@ -144,7 +144,7 @@ def test_jpeg_2000(bits: int, samples: int, codec: str) -> None:
     if bits < 8:
         refused(file, f"JPEG 2000 of {bits} bits is not read. Save it as 8-bit RGB")
     elif bits > 8 and samples > 1:
-        refused(file, f"JPEG 2000 of {bits} bits is read as grey without alpha only. Save it as 8-")
+        refused(file, f"JPEG 2000 of {bits} bits is read as gray without alpha only. Save it as 8-")
     else:
         assert difference(file, rgb_of(values, bits)) <= 1.01
 

@@ -337,3 +337,12 @@ def test_a_directory_that_is_cut_is_damage(compression: int) -> None:
             open_image(file)
         refused += 1
     assert refused == entries
+
+
+def test_tags_of_a_wrong_type_do_not_reach_the_message() -> None:
+    whole = Tiff(32, RGB).file(samples(Tiff(32, RGB), 3))
+    text = (262).to_bytes(2, "little") + b"\2\0\4\0\0\0\x1b[1\0"  # an ASCII tag with an escape
+    start = whole.index((262).to_bytes(2, "little") + b"\3\0")
+    with pytest.raises(ImageError, match="TIFF: its directory is damaged") as caught:
+        open_image(whole[:start] + text + whole[start + 12 :])
+    assert "\x1b" not in str(caught.value)
