@@ -113,7 +113,8 @@ def shrink(config: Config) -> None:
     if isinstance(vision.get("layers"), int):
         width = 2 * vision.get("head_width", 64)
         vision |= {"image_size": 7 * vision["patch_size"], "width": width, "attn_pooler_heads": 2}
-    config["text_cfg"] |= {"width": 128, "heads": 2}
+    if config["text_cfg"].get("proj_type") != "none":  # without one the width is the embedding's
+        config["text_cfg"] |= {"width": 128, "heads": 2}
 
 
 def cut(model: nn.Module) -> None:

@@ -66,7 +66,7 @@ def test_every_command_and_snippet_runs_in_order(world: Path) -> None:
 
 
 def test_the_endings_are_those_that_are_written() -> None:
-    from ovml_deploy.pipelines.archives.writers import _WRITERS
+    from ovml_deploy.pipelines.tag_files import _WRITERS
 
     assert [*_WRITERS] == re.findall(r"^\| `(\.\w+)` \|", TEXT, re.MULTILINE)
 

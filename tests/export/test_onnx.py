@@ -129,7 +129,11 @@ def test_zero_shot_needs_no_checkpoint(tiny_siglip: BackboneSpec, tmp_path: Path
     [
         ([], 1, "Nothing to export: name a checkpoint"),
         (["--ckpt", "absent.pt"], 1, "There is no checkpoint at 'absent.pt'"),
-        (["--ckpt", "CKPT", "--vocab", "absent.txt"], 1, "'absent.txt' cannot be read"),
+        (
+            ["--ckpt", "CKPT", "--vocab", "absent.txt"],
+            1,
+            "absent.txt: The label file cannot be read",
+        ),
         (["--ckpt", "CKPT", "--out", "OUT", "--opset", "17"], 2, "opset"),
         (["--ckpt", "CKPT", "--out", "FILE"], 1, "not a bundle, so it is not overwritten"),
         (["--backbone", "ViT-B-99"], 1, "open_clip knows no model 'ViT-B-99'"),

@@ -15,9 +15,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-#: A folder whose ``sitecustomize`` hides what ``HIDDEN`` lists.
+#: A folder whose ``sitecustomize`` hides what two variables list.
 HIDING = Path(__file__).parent / "only_extras"
-HIDDEN = "OVML_TESTS_HIDDEN"
+_HIDDEN = "OVML_TESTS_HIDDEN"
+_HIDDEN_DISTRIBUTIONS = "OVML_TESTS_HIDDEN_DISTRIBUTIONS"
 
 #: What each command needs, besides a backend.
 _NEEDS = {
@@ -49,17 +50,17 @@ def extras_for(line: str) -> frozenset[str] | None:
 
 
 @cache
-def hidden_modules(extras: frozenset[str]) -> str:
-    """Return the top-level modules that no package of these extras brings, as ``$HIDDEN`` wants them."""
+def hiding(extras: frozenset[str]) -> dict[str, str]:
+    """Return the variables that hide all packages that these extras do not bring."""
     kept = _closure(extras)
     owners = metadata.packages_distributions()
-    return ",".join(
-        sorted(
-            module
-            for module, names in owners.items()
-            if not kept.intersection(map(canonicalize_name, names))
-        )
-    )
+    modules = [
+        module
+        for module, names in owners.items()
+        if not kept.intersection(map(canonicalize_name, names))
+    ]
+    others = {canonicalize_name(name) for names in owners.values() for name in names} - kept
+    return {_HIDDEN: ",".join(modules), _HIDDEN_DISTRIBUTIONS: ",".join(others)}
 
 
 def _closure(extras: frozenset[str]) -> set[str]:

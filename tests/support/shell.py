@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from extras import HIDDEN, HIDING, extras_for, hidden_modules
+from extras import HIDING, extras_for, hiding
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,5 +34,5 @@ def _run(
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     if extras is not None:
         environment["PYTHONPATH"] = f"{HIDING}{os.pathsep}{ROOT}"
-        environment[HIDDEN] = hidden_modules(extras)
+        environment |= hiding(extras)
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -70,6 +70,7 @@ def run(folder: Path, tiny_bundle: Path) -> Callable[[Path, int], IndexReport]:
             shard_rows=9,
             image_column="image",
             in_place=False,
+            exclude=(),
             progress=None,
             on_failure=None,
         )
