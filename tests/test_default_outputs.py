@@ -1,4 +1,4 @@
-"""Where commands write by default: never in the package's folder, nor where a bundle's links lead."""
+"""Default outputs of commands: never in the package folder, nor where links of a bundle lead."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where the user's folders are, and that all goes on where there are none."""
+"""Folders of the user, and commands without any."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What a search for images passes over, counts, follows and cannot read."""
+"""Files and folders that a search for images skips, counts, follows or cannot read."""
 
 import inspect
 import os

@@ -1,4 +1,4 @@
-"""Whether OpenVINO runs the embedded model on this processor.
+"""A check that OpenVINO runs the embedded model on this processor.
 
 With few instruction sets (``ONEDNN_MAX_CPU_ISA=SSE41``) OpenVINO 2026.4 refuses the model or ends the
 process, so it is tried in a process of its own.

@@ -33,7 +33,7 @@ def annotate(
 ) -> int:
     """Write a film with the labels of ``events`` drawn where they are seen; return its frames.
 
-    Each frame has the time it has in the film ``path``, which is read anew. The copy holds the tagged
+    Each frame has the time it has in the film ``path``, which is read again. The copy holds the tagged
     video stream alone: upright, in 8-bit BT.709, without sound. Odd sizes lose a row or column, and
     damaged stretches are missing. The file appears whole or not at all. Raises VideoError, UsageError,
     OSError.

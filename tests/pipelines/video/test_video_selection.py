@@ -1,4 +1,4 @@
-"""Which video stream of a file or playlist is tagged."""
+"""Choice of the video stream of a file or playlist."""
 
 import http.server
 import threading
