@@ -184,9 +184,7 @@ def test_unseen_file(tmp_path: Path) -> None:
     expected = ("dog", "traffic light")
     assert read_unseen(write(tmp_path / "u.txt", "dog\r\n\n traffic light \n")) == expected
     assert read_unseen(write(tmp_path / "u.json", '["dog", "traffic light"]')) == expected
-    with pytest.raises(
-        DataError, match=r"Line 3 \('dog'\) repeats line 1\. .* leave --unseen away"
-    ):
+    with pytest.raises(DataError, match=r"Line 3 \('dog'\) repeats line 1\. .* omit --unseen"):
         read_unseen(write(tmp_path / "u.txt", "dog\ncat\ndog\n"))
     with pytest.raises(DataError, match="There are no labels"):
         read_unseen(write(tmp_path / "e.txt", "\n"))

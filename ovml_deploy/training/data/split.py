@@ -25,12 +25,12 @@ class Split:
 
 def read_unseen(path: str | Path) -> tuple[str, ...]:
     """Read unseen labels from a label file. Raises DataError."""
-    return _read_list(Path(path), "unseen", "leave --unseen away to use all as seen ones")
+    return _read_list(Path(path), "unseen", "omit --unseen to use all as seen ones")
 
 
 def read_seen(path: str | Path) -> tuple[str, ...]:
     """Read seen labels from a label file. Raises DataError."""
-    return _read_list(Path(path), "seen", "leave --seen away to use those of the data")
+    return _read_list(Path(path), "seen", "omit --seen to use those of the data")
 
 
 def make_split(
