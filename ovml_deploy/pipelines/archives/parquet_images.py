@@ -4,7 +4,7 @@ A row holds encoded bytes, a struct with a field ``bytes`` (Hugging Face dataset
 either. Binary types of any width, views and dictionaries are read alike. Paths and URLs are never followed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ovml_deploy.errors import ImageError, UsageError
@@ -36,11 +36,14 @@ def check_column(path: str, column: str) -> None:
     raise UsageError(f"The column {column!r} of {path} holds {kind}, not images. {remedy}")
 
 
-def images_in(path: str, column: str) -> Iterator[tuple[str, bytes | ImageError]]:
-    """Yield each image's place in the file and its bytes, or why there are none.
+def images_in(
+    path: str, column: str, wanted: Callable[[str], bool] = lambda place: True
+) -> Iterator[tuple[str, bytes | ImageError]]:
+    """Yield each wanted image's place in the file and its bytes, or why there are none.
 
     The place is the row, and the position in its list where rows hold lists: "7" or "7.0".
-    ``column``: a name, with dots into structs. Raises one of ``DAMAGED`` for a damaged file.
+    ``column``: a name, with dots into structs. ``wanted``: asked once for each place; bytes of other
+    images are not copied. Raises one of ``DAMAGED`` for a damaged file.
     """
     row = 0
     with pq.ParquetFile(path) as file:
@@ -49,21 +52,25 @@ def images_in(path: str, column: str) -> Iterator[tuple[str, bytes | ImageError]
             for value in batch.column(name):
                 for field in fields:
                     value = value[field] if value.is_valid else value
-                yield from _row(str(row), value, f"{path}::{row}")
+                for place, image in _row(str(row), value, path):
+                    if wanted(place):
+                        error = isinstance(image, ImageError)
+                        yield place, image if error else _bytes(image, f"{path}::{place}")
                 row += 1
 
 
-def _row(place: str, value: Any, name: str) -> Iterator[tuple[str, bytes | ImageError]]:
-    path = None
+def _row(place: str, value: Any, file: str) -> Iterator[tuple[str, Any]]:
+    """Yield the places of a row's images, and Arrow's scalar of each or why there is none."""
+    name, path = f"{file}::{place}", None
     if value.is_valid and pa.types.is_struct(value.type):
         path = value["path"].as_py() if "path" in value else None
         value = value[_BYTES]
     value = _decoded(value)
     if value.is_valid and _is_list(value.type):
         for index, element in enumerate(value):
-            yield from _row(f"{place}.{index}", element, f"{name}.{index}")
+            yield from _row(f"{place}.{index}", element, file)
     elif value.is_valid:
-        yield place, _bytes(value, name)
+        yield place, value
     elif isinstance(path, str):
         text = f"{name}: holds no bytes, only the path {path[:80]!r}, which is not followed."
         yield place, ImageError(f"{text} Give the image files instead.")

@@ -232,7 +232,8 @@ def _member(
 
 
 def _parquet_items(path: str, wanted: Wanted, column: str) -> Iterator[Item]:
-    for place, content in images_in(path, column):
-        name = stored_name(f"{path}::{place}")
-        if wanted(name):
-            yield Item(name, content)
+    def name(place: str) -> str:
+        return stored_name(f"{path}::{place}")
+
+    for place, content in images_in(path, column, lambda place: wanted(name(place))):
+        yield Item(name(place), content)
